@@ -1,0 +1,44 @@
+# Two commands on a fresh machine that has git, make and Python 3.11 or newer:
+#   make demo    install what the library needs, then compare classifiers on real digits
+#   make test    install the tools and the NumPyro port as well, then run the tests
+# Also: make lint, make clean. Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Versions come from constraints.txt alone. torch is named there as well, so that pip never weighs another build of it.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PINNED := $(shell grep '^torch==' constraints.txt)
+SPEC := pyproject.toml constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed-runtime
+	$(BIN)/python examples/semi_supervised.py
+
+# One thread per process: two busy processes with two OpenMP threads each slow one another down.
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "PYTHON should be Python 3.11 or newer, was $(PYTHON): $$($(PYTHON) -V 2>&1)"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# The stamps are newer than $(SPEC) after an install, so a second `make` installs nothing.
+$(VENV)/.installed-runtime: $(SPEC) | $(BIN)/python
+	$(PIP) $(PINNED) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(SPEC) | $(BIN)/python
+	$(PIP) $(PINNED) -e '.[numpyro,test,dev]'
+	@touch $@ $(VENV)/.installed-runtime

@@ -1,0 +1,90 @@
+"""Runs a command and keeps what it printed, with when, where and on which commit it ran.
+
+    python benchmarks/record.py NAME COMMAND...
+
+writes benchmarks/results/NAME.md. Progress (standard error) is shown and not kept.
+"""
+
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "pyro-ppl", "numpyro", "jax", "numpy")
+
+
+def main(name: str, command: list[str]) -> int:
+    start = time.perf_counter()
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.perf_counter() - start
+    print(run.stdout, end="")
+    if run.returncode == 0:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{name}.md"
+        path.write_text(report(name, command, run.stdout, seconds))
+        print(f"recorded in {path}")
+    return run.returncode
+
+
+def report(name: str, command: list[str], printed: str, seconds: float) -> str:
+    facts = {
+        "command": f"`{shown(command)}`",
+        "date": datetime.date.today().isoformat(),
+        "time": f"{seconds:.0f} s",
+        "commit": commit(),
+        "machine": machine(),
+        "versions": ", ".join(f"{package} {installed(package)}" for package in PACKAGES),
+    }
+    lines = [f"# {name}", "", *(f"- {key}: {value}" for key, value in facts.items())]
+    return "\n".join([*lines, "", "```", printed.strip(), "```", ""])
+
+
+def shown(command: list[str]) -> str:
+    """The command as a reader would type it: `python`, and the settings of threads and data."""
+    names = ("OMP_NUM_THREADS",)
+    settings = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+    words = ["python" if Path(word).name.startswith("python") else word for word in command]
+    return " ".join([*settings, shlex.join(words)])
+
+
+def commit() -> str:
+    """The commit, and whether the tree differed from it (results aside)."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=True, cwd=RESULTS.parent
+        ).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ":/ppl_vae", ":/examples", ":/benchmarks/*.py")
+    return git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else "")
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0].split(":")[1].strip() if names else model
+    return (
+        f"{os.cpu_count()} cores of {model}, {platform.system()}, Python {sys.version.split()[0]}"
+    )
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except ImportError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,284 @@
+"""Semi-supervised learning: M2 on labels and unlabelled images, against its classifier alone.
+
+Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generative models", 2014,
+section 4.1. The default is a quick run on the handwritten digits that come with scikit-learn;
+`--data mnist` is the paper's experiment, and the defaults of the other flags are then the paper's.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+
+from ppl_vae import plots
+from ppl_vae.checks import as_numpy, check_at_least
+from ppl_vae.data import Images, Splits, digits, hide_labels, mnist
+from ppl_vae.runs import History
+
+
+@dataclass(frozen=True)
+class Settings:
+    data: Literal["digits", "mnist"] = "digits"
+    """Images: scikit-learn's 8x8 digits (no download), or MNIST."""
+    binarisation: Literal["dynamic", "threshold", "none"] = "dynamic"
+    """Pixels: drawn anew in every batch, cut at 1/2, or grey levels as they are."""
+    labels: int = 50
+    """Number of labelled images, the same of each class."""
+    splits: int = 5
+    """Number of random choices of the labelled images."""
+    epochs: int = 100
+    """Passes over the unlabelled images. The classifier alone gets as many steps."""
+    batch_size: int = 100
+    """Unlabelled images per batch."""
+    z_dim: int = 4
+    """Size of the latent variable z ("style")."""
+    hidden: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (64,)
+    """Sizes of the hidden layers of each network."""
+    alpha: float = 1.0
+    """Weight of the classification loss (equation 9)."""
+    lr: float = 3e-3
+    """Step size of Adam."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto is a GPU if there is one."""
+    seed: int = 0
+    """Of everything random; split number i uses seed + i."""
+    out: Path = Path("out/semi_supervised")
+    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    backend: Literal["pyro", "numpyro"] = "pyro"
+    """Which of the two implementations to run."""
+
+
+DEFAULTS = {
+    "digits": Settings(),
+    "mnist": Settings(
+        data="mnist",
+        labels=100,
+        splits=10,
+        epochs=3000,
+        batch_size=500,
+        z_dim=50,
+        hidden=(500,),
+        alpha=0.1,
+        lr=3e-4,
+    ),
+}
+
+
+class Backend:
+    """The few calls in which Pyro and NumPyro differ."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.backend == "numpyro":
+            import jax
+
+            import ppl_vae.numpyro as package
+
+            self.as_array: Any = jax.numpy.asarray
+            self.key: Any = jax.random.key
+        else:
+            import torch
+
+            import ppl_vae as package  # type: ignore[no-redef]
+
+            self.as_array = torch.as_tensor
+            self.key = None
+            self.seed = torch.manual_seed
+        self.package: Any = package
+
+    def make(self, name: str, seed: int, **arguments: Any) -> Any:
+        """A new model with initial weights by `seed`."""
+        if self.key is not None:
+            return getattr(self.package, name)(**arguments, key=self.key(seed))
+        self.seed(seed)
+        return getattr(self.package, name)(**arguments)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One trained model: its history, test error in per cent, ELBO on the test set in nats."""
+
+    history: History
+    error: float
+    elbo: float
+
+
+def main(settings: Settings) -> None:
+    check_at_least("splits", settings.splits, 1)
+    images = {"digits": digits, "mnist": mnist}[settings.data](settings.binarisation)
+    backend = Backend(settings)
+    results: dict[str, list[Result]] = {"labels alone": [], "M2": []}
+    for split in range(settings.splits):
+        y = hide_labels(images.train.y, settings.labels, settings.seed + split, 10)
+        results["labels alone"].append(train_classifier(settings, backend, images, y, split))
+        results["M2"].append(train_m2(settings, backend, images, y, split))
+    report = table(settings, results)
+    (settings.out / "table.txt").write_text(report + "\n")
+    print(f"\n{report}\n")
+    model = results["M2"][0].history.model
+    for path in [settings.out / "table.txt", *pictures(settings, backend, images.test, results)]:
+        print(path)
+    model.save(settings.out / "m2.safetensors")
+    print(settings.out / "m2.safetensors")
+
+
+def train_classifier(
+    settings: Settings, backend: Backend, images: Splits, y: np.ndarray, split: int
+) -> Result:
+    """q(y | x) of M2 with the labelled images only."""
+    train, known = images.train, np.flatnonzero(y >= 0)
+    batches = -(-(len(y) - len(known)) // settings.batch_size)
+    model = backend.make(
+        "Classifier",
+        settings.seed + split,
+        x_dim=train.x.shape[1],
+        n_classes=train.n_classes,
+        hidden=settings.hidden,
+    )
+    history = backend.package.fit(
+        model,
+        (train.x[known], y[known]),
+        epochs=settings.epochs * batches,
+        batch_size=len(known),
+        **shared(settings, images, "labels alone", split),
+    )
+    return Result(history, 100 * error(history.model, images.test), float("nan"))
+
+
+def train_m2(
+    settings: Settings, backend: Backend, images: Splits, y: np.ndarray, split: int
+) -> Result:
+    """M2 with the same labels and all other images of the training set."""
+    train = images.train
+    model = backend.make(
+        "M2",
+        settings.seed + split,
+        x_dim=train.x.shape[1],
+        n_classes=train.n_classes,
+        z_dim=settings.z_dim,
+        hidden=settings.hidden,
+    )
+    history = backend.package.fit(
+        model,
+        (train.x, y),
+        backend.package.SemiSupervised(alpha=settings.alpha),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        **shared(settings, images, "M2", split),
+    )
+    loss = backend.package.mean_loss(history.model, images.test.x)
+    return Result(history, 100 * error(history.model, images.test), -loss)
+
+
+def shared(settings: Settings, images: Splits, name: str, split: int) -> dict[str, Any]:
+    """What both fits are told."""
+    return {
+        "lr": settings.lr,
+        "device": settings.device,
+        "seed": settings.seed + split,
+        "validation": lambda model: {"validation_error": error(model, images.validation)},
+        "out": settings.out / name.replace(" ", "_") / f"split{split}",
+        "resume": settings.resume,
+        "label": f"{name}, split {split + 1}/{settings.splits}",
+    }
+
+
+def error(model: Any, images: Images) -> float:
+    """The fraction of images that are put into a wrong class."""
+    return float(np.mean(as_numpy(model.predict(images.x)) != images.y))
+
+
+def table(settings: Settings, results: dict[str, list[Result]]) -> str:
+    """Mean and standard error over the splits."""
+    title = f"{settings.data} ({settings.binarisation}), {settings.labels} labels"
+    lines = [
+        f"{title}, {settings.splits} splits, {settings.epochs} epochs, {settings.backend}",
+        f"{'':14}{'test error %':>16}{'ELBO (nats)':>18}{'seconds per split':>20}",
+    ]
+    for name, runs in results.items():
+        errors = mean_and_error([run.error for run in runs])
+        elbo = mean_and_error([run.elbo for run in runs]) if name == "M2" else "-"
+        seconds = float(np.mean([run.history.seconds for run in runs]))
+        lines.append(f"{name:14}{errors:>16}{elbo:>18}{seconds:>20.1f}")
+    ratio = np.mean([r.error for r in results["M2"]]) / max(
+        np.mean([r.error for r in results["labels alone"]]), 1e-9
+    )
+    return "\n".join([*lines, f"M2 makes {ratio:.2f} of the errors of the labels alone."])
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    spread = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{np.mean(values):.2f} ± {spread:.2f}"
+
+
+def pictures(
+    settings: Settings, backend: Backend, test: Images, results: dict[str, list[Result]]
+) -> list[Path]:
+    """Training curves, analogies and reconstructions of the first split's M2."""
+    histories = {name: [run.history for run in runs] for name, runs in results.items()}
+    figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.5), layout="constrained")
+    plots.curves({"M2": histories["M2"]}, "loss", axes[0])
+    axes[0].set_ylabel("loss (nats per image)")
+    plots.curves({"M2": histories["M2"]}, "validation_error", axes[1])
+    alone = np.mean([run["validation_error"][-1] for run in histories["labels alone"]])
+    axes[1].axhline(alone, color="C1", label="labels alone, at the end")
+    axes[1].legend(frameon=False)
+
+    model = results["M2"][0].history.model
+    first = [int(np.flatnonzero(test.y == label)[0]) for label in range(test.n_classes)]
+    x = getattr(test.x, "probs", test.x)[first]
+    sheets = analogies(backend, model, x)
+    names = [str(label) for label in range(test.n_classes)]
+    grid = plots.image_grid(sheets, test.image_shape, column_labels=["x", *names])
+    grid.set_ylabel("style z of the image x")
+    grid.set_xlabel("class y")
+
+    own = np.stack([x, sheets[np.arange(len(x)), 1 + as_numpy(model.predict(x))]])
+    rows = ["image", "mean"]
+    both = plots.image_grid(own, test.image_shape, row_labels=rows, column_labels=names)
+    paths = []
+    for name, drawn in (
+        ("curves", figure),
+        ("analogies", grid.figure),
+        ("reconstructions", both.figure),
+    ):
+        paths.append(settings.out / f"{name}.png")
+        drawn.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def analogies(backend: Backend, model: Any, x: np.ndarray) -> np.ndarray:
+    """Each row: an image x, then E[x | y, z] for every class y at z = E[z | x, y(x)].
+
+    Shape (len(x), 1 + n_classes, x_dim).
+    """
+    images = backend.as_array(x)
+    z = model.encoder(images, model.one_hot(model.predict(x))).mean
+    classes = model.one_hot(backend.as_array(np.arange(model.n_classes)))
+    means = as_numpy(model.decoder(z[:, None], classes).mean)
+    return np.concatenate([x[:, None], means], axis=1)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Settings:
+    """The flags; --data decides the defaults of the others."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--data", default="digits")
+    data = first.parse_known_args(arguments)[0].data
+    return tyro.cli(
+        Settings, args=arguments, default=DEFAULTS.get(data, Settings()), description=__doc__
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(parse())
+    except (ValueError, OSError, ImportError) as error_:
+        print(f"semi_supervised.py: error: {error_}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,21 @@
+"""The catalogue of objectives, and how they are used."""
+
+from ppl_vae.inference.elbo import ELBO
+from ppl_vae.inference.evaluate import mean_loss
+from ppl_vae.inference.fit import fit
+from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.semi_supervised import SemiSupervised
+from ppl_vae.runs import History
+
+__all__ = [
+    # objectives
+    "ELBO",
+    "SemiSupervised",
+    # to build on
+    "Objective",
+    # training
+    "History",
+    "fit",
+    # measuring
+    "mean_loss",
+]

@@ -1,0 +1,68 @@
+"""Data on the device of the model, handed out batch by batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.checks import as_numpy
+
+
+def as_tuple(data: Any) -> tuple[Any, ...]:
+    """`data` as the arguments of a model: one array stands for itself."""
+    return tuple(data) if isinstance(data, tuple | list) else (data,)
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device by its name, "auto" being the first CUDA device or else the CPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device should be auto, cpu or cuda, was {device!r}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device should be one that torch sees, was {device!r}: no CUDA device")
+    return found
+
+
+class Batches:
+    """Arrays as tensors: floating ones in the type `dtype`, integers as int64.
+
+    They lie on `device` if half of its free memory holds them, else each batch is brought there.
+    Dynamically binarised pixels (`ppl_vae.data.Dynamic`) lie there as probabilities and are drawn
+    anew from torch's random state in every batch.
+    """
+
+    def __init__(self, data: Sequence[Any], device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.dynamic = [hasattr(part, "probs") for part in data]
+        self.tensors = [_tensor(getattr(part, "probs", part), dtype) for part in data]
+        if self._fits():
+            self.tensors = [tensor.to(device) for tensor in self.tensors]
+
+    def _fits(self) -> bool:
+        if self.device.type != "cuda":
+            return True
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return sum(tensor.nbytes for tensor in self.tensors) < free / 2
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, ...]:
+        parts = [tensor[index.to(tensor.device)].to(self.device) for tensor in self.tensors]
+        return tuple(
+            torch.bernoulli(part) if dynamic else part
+            for part, dynamic in zip(parts, self.dynamic, strict=True)
+        )
+
+
+def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
+    tensor = value if isinstance(value, Tensor) else torch.as_tensor(as_numpy(value))
+    return tensor.to(dtype if tensor.is_floating_point() else torch.int64)

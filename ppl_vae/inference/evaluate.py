@@ -1,0 +1,58 @@
+"""What is measured of a trained model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+
+from ppl_vae.checks import check_at_least
+from ppl_vae.inference import random_state
+from ppl_vae.inference.batches import Batches, as_tuple
+from ppl_vae.inference.elbo import ELBO
+from ppl_vae.inference.objective import Objective
+from ppl_vae.models.base import Model
+
+
+def mean_loss(
+    model: Model,
+    data: Any,
+    objective: Objective | None = None,
+    *,
+    batch_size: int = 1000,
+    seed: int = 0,
+) -> float:
+    """The loss per datum, in nats: with the default `ELBO()`, minus the evidence lower bound.
+
+    Args:
+        model: The pair, put into evaluation mode meanwhile.
+        data: The argument of `model.model`, or a tuple of its arguments; of dynamically binarised
+            pixels one draw is taken.
+        objective: What is averaged.
+        batch_size: Data that are looked at together; it bounds the memory.
+        seed: Of the draws and the pixels; the caller's random state is left as it was.
+    """
+    check_at_least("batch_size", batch_size, 1)
+    objective = ELBO() if objective is None else objective
+    # One draw of dynamic pixels, the same in both backends.
+    arrays = [x.sample(seed) if hasattr(x, "probs") else x for x in as_tuple(data)]
+    model.check(*arrays)
+    batches = Batches(arrays, model.device, next(model.parameters()).dtype)
+    total = 0.0
+    with evaluating(model), random_state.isolated(seed, model.device):
+        for index in torch.arange(len(batches)).split(batch_size):
+            with pyro.validation_enabled(False):
+                total += objective.loss(model.model, model.guide, *batches[index])
+    return total / len(batches)
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Puts the model into evaluation mode, and back."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,84 @@
+"""What `fit`, Pyro's SVI and a user's own loop ask of an objective."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from pyro.infer.elbo import ELBO as PyroELBO
+from torch import Tensor
+
+from ppl_vae.checks import check_at_least
+from ppl_vae.inference.draws import Program
+
+
+class Objective(PyroELBO):
+    """A loss of a model/guide pair, summed over the data of a batch.
+
+    It is a `pyro.infer.ELBO`: `SVI(model, guide, optimizer, objective)` and
+    `objective(model, guide)(*data)` work. A subclass defines `differentiable_loss`.
+
+    Args:
+        k: Number of particles, all drawn side by side.
+        max_plate_nesting: Number of plate dimensions of the programs, see `draws.draw`.
+    """
+
+    def __init__(self, k: int = 1, *, max_plate_nesting: int = 1) -> None:
+        check_at_least("k", k, 1)
+        check_at_least("max_plate_nesting", max_plate_nesting, 1)
+        settings = {"num_particles": k, "max_plate_nesting": max_plate_nesting}
+        super().__init__(**settings)  # type: ignore[no-untyped-call]
+        self.k = k
+
+    @abstractmethod
+    def differentiable_loss(
+        self, model: Program, guide: Program, *data: Any, **kwargs: Any
+    ) -> Tensor:
+        """The loss, a scalar whose gradient is an unbiased estimate of the objective's gradient."""
+
+    def loss(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> float:
+        """The loss as a number, without gradients."""
+        with torch.no_grad():
+            return self.differentiable_loss(model, guide, *data, **kwargs).item()
+
+    def loss_and_grads(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> float:
+        """The loss as a number; its gradients are added to the parameters (what SVI calls)."""
+        loss = self.differentiable_loss(model, guide, *data, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return loss.item()
+
+    def prepare(self, model: Any, *data: Any) -> Self:
+        """The objective for this data set, after a check of the data; called once, by `fit`.
+
+        Raises:
+            ValueError: the data are not what `model.check` and the objective ask for.
+        """
+        model.check(*data)
+        return self
+
+    def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
+        """The indices of each batch of an epoch: a random order, cut into pieces."""
+        return iter(torch.randperm(len(data[0]), generator=generator).split(batch_size))
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        raise TypeError("objectives of ppl_vae trace with ppl_vae.inference.draws.draw")
+
+
+class PyroObjective(Objective):
+    """One of Pyro's own ELBO classes where an `Objective` is asked for."""
+
+    def __init__(self, objective: PyroELBO) -> None:
+        if not hasattr(objective, "differentiable_loss"):
+            raise ValueError(
+                "objective should be a ppl_vae objective or a pyro.infer.ELBO with "
+                f"differentiable_loss, was {type(objective).__name__}"
+            )
+        super().__init__()
+        self.objective = objective
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *data: Any, **kwargs: Any
+    ) -> Tensor:
+        loss: Tensor = self.objective.differentiable_loss(model, guide, *data, **kwargs)
+        return loss

@@ -1,0 +1,137 @@
+"""Learning from labelled and unlabelled data together."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppl_vae.checks import as_numpy, check_at_least, check_labels, check_lengths
+from ppl_vae.data.labels import UNLABELLED
+from ppl_vae.inference.draws import Draws, Program, draw
+from ppl_vae.inference.elbo import elbo_per_datum
+from ppl_vae.inference.objective import Objective
+
+class SemiSupervised(Objective):
+    """J^alpha of Kingma et al. 2014, for any pair whose label is the site `y`.
+
+        log p(x, y) >= -L(x, y),  E_{q(z | x, y)}                                          (6)
+        log p(x)    >= -U(x) = sum_y q(y | x) (-L(x, y)) + H(q(y | x))                     (7)
+        J           = sum_labelled L(x, y) + sum_unlabelled U(x)                           (8)
+        J^alpha     = J + alpha N mean_labelled(-log q(y | x))                             (9)
+
+    The data are those of the pair, then the labels y, shape (n,), with -1 for an unlabelled datum.
+    Programs are run without y: the labels are put in by conditioning the site. The sum in (7) is
+    exact if the pair marks `y` with `infer={"enumerate": "parallel"}`, and else by the score
+    function.
+
+    A batch is taken for the data set that it comes from: its loss is
+    B (f mean_labelled L + (1 - f) mean_unlabelled U + alpha mean_labelled(-log q(y | x))), with B
+    the batch's size and f the labelled fraction of the data set, so a batch may hold more labels
+    than its share.
+
+    References:
+        Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generative models",
+        NeurIPS 2014, arXiv:1406.5298, equations 6-9 (the paper sets alpha = 0.1: "alpha = 0.1 N").
+
+    Args:
+        alpha: Weight of the classification loss in (9).
+        k: Number of particles.
+        analytic_kl: KL terms in closed form, see `ELBO`.
+        labelled_fraction: f, above; by default `fit` counts the labels of its data, and elsewhere
+            that of the batch is taken.
+        labelled_per_batch: Labelled data in each batch that `fit` makes, in addition to
+            `batch_size` unlabelled ones (fewer if there are fewer).
+        max_plate_nesting: Number of plate dimensions of the programs.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        *,
+        k: int = 1,
+        analytic_kl: bool = False,
+        labelled_fraction: float | None = None,
+        labelled_per_batch: int = 100,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_at_least("alpha", alpha, 0)
+        check_at_least("labelled_per_batch", labelled_per_batch, 1)
+        if labelled_fraction is not None and not 0 <= labelled_fraction <= 1:
+            raise ValueError(f"labelled_fraction should lie in [0, 1], was {labelled_fraction!r}")
+        self.alpha = alpha
+        self.analytic_kl = analytic_kl
+        self.labelled_fraction = labelled_fraction
+        self.labelled_per_batch = labelled_per_batch
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *data: Any, **kwargs: Any
+    ) -> Tensor:
+        *inputs, y = data
+        known = y != UNLABELLED
+        n, n_labelled = len(y), int(known.sum())
+        fraction = n_labelled / n if self.labelled_fraction is None else self.labelled_fraction
+        total = torch.zeros((), device=y.device)
+        if n_labelled < n:
+            unlabelled = [part[~known] for part in inputs]
+            bound = self._bound(self._draw(model, guide, *unlabelled, **kwargs))
+            total = total - (1 - fraction) * bound.mean()  # (7)
+        if n_labelled > 0:
+            labels = {"y": y[known]}
+            labelled = [part[known] for part in inputs]
+            model, guide = poutine.condition(model, labels), poutine.condition(guide, labels)
+            draws = self._draw(model, guide, *labelled, **kwargs)
+            total = total - fraction * self._bound(draws).mean()  # (6)
+            total = total - self.alpha * draws.guide["y"].log_prob.mean()  # (9)
+        return n * total
+
+    def _draw(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> Draws:
+        nesting = self.max_plate_nesting
+        draws = draw(model, guide, *data, k=self.k, max_plate_nesting=nesting, **kwargs)
+        for sites in (draws.guide, draws.model):
+            if "y" not in sites:
+                raise ValueError(f"model and guide should have a site 'y', had {list(sites)}")
+            for site in sites.values():
+                if not site.local:
+                    raise ValueError(f"site {site.name!r} should lie in the data plate")
+        return draws
+
+    def _bound(self, draws: Draws) -> Tensor:
+        return elbo_per_datum(
+            draws, analytic_kl=self.analytic_kl, max_plate_nesting=self.max_plate_nesting
+        )
+
+    def prepare(self, model: Any, *data: Any) -> Self:
+        check_lengths(*data)
+        *inputs, y = data
+        labels = as_numpy(y)
+        known = labels != UNLABELLED
+        model.check(*inputs)
+        check_labels("y (but for -1, unlabelled)", labels[known], model.n_classes)
+        missing = sorted(set(range(model.n_classes)) - set(labels[known].tolist()))
+        if missing:
+            raise ValueError(f"y should hold a label of every class, had none of {missing}")
+        prepared = copy.copy(self)
+        if self.labelled_fraction is None:
+            prepared.labelled_fraction = float(known.mean())
+        return prepared
+
+    def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
+        """`batch_size` unlabelled data, each once an epoch, and some of the labelled in turn."""
+        known = torch.as_tensor(as_numpy(data[-1])) != UNLABELLED
+        labelled, unlabelled = known.nonzero()[:, 0], (~known).nonzero()[:, 0]
+        if len(unlabelled) == 0:
+            yield from super().batches(batch_size, generator, *data)
+            return
+        order = unlabelled[torch.randperm(len(unlabelled), generator=generator)]
+        size = min(self.labelled_per_batch, len(labelled))
+        queue = labelled[:0]
+        for batch in order.split(batch_size):
+            if len(queue) < size:
+                again = torch.randperm(len(labelled), generator=generator)
+                queue = torch.cat([queue, labelled[again]])
+            yield torch.cat([queue[:size], batch])
+            queue = queue[size:]

@@ -1,0 +1,36 @@
+"""The catalogue of models, in reading order."""
+
+from ppl_vae.models.base import ClassifierMixin, Model
+from ppl_vae.models.classifier import Classifier
+from ppl_vae.models.m2 import M2
+from ppl_vae.models.nets import (
+    MLP,
+    BernoulliNet,
+    CategoricalNet,
+    ConcatLinear,
+    DiagNormalNet,
+    Network,
+)
+from ppl_vae.models.priors import StandardNormal, UniformCategorical
+from ppl_vae.models.vae import VAE
+
+__all__ = [
+    # to build on
+    "Model",
+    "ClassifierMixin",
+    "Network",
+    # conditional distributions and their trunks
+    "MLP",
+    "BernoulliNet",
+    "CategoricalNet",
+    "ConcatLinear",
+    "DiagNormalNet",
+    # distributions of latent variables
+    "StandardNormal",
+    "UniformCategorical",
+    # one layer of latent variables
+    "VAE",
+    # labels
+    "Classifier",
+    "M2",
+]

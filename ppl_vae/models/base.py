@@ -1,0 +1,186 @@
+"""What every Pyro model/guide pair shares: its arguments, its file, its samples."""
+
+import functools
+import itertools
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from ppl_vae import files
+from ppl_vae.checks import as_numpy, check_at_least, check_lengths
+from ppl_vae.models.nets import Network
+
+
+class Model(Network):
+    """A model p(x, z) and its guide q(z | x): the methods `model(*data)` and `guide(*data)`.
+
+    A subclass defines these two, and `check` for its data. Model and guide are one module, so
+    that networks can be shared and `.to(device)`, `state_dict()` and `save` cover both.
+
+    Pyro users: `SVI(m.model, m.guide, pyro.optim.Adam(...), Trace_ELBO())` trains every parameter
+    of `m`. Each instance has names of its own in Pyro's parameter store, which forgets them when
+    the instance is gone; `ppl_vae.inference.fit` does not use the store.
+    """
+
+    x_dim: int
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("model", "guide"):
+            if name in cls.__dict__:
+                setattr(cls, name, _shown_to_svi(cls.__dict__[name]))
+
+    def model(self, *data: Any) -> None:
+        """The generative model, a Pyro program: p(x, z)."""
+        raise TypeError(f"{type(self).__name__} should define model(*data), which it does not")
+
+    def guide(self, *data: Any) -> None:
+        """The approximate posterior, a Pyro program: q(z | x)."""
+        raise TypeError(f"{type(self).__name__} should define guide(*data), which it does not")
+
+    def check(self, *data: Any) -> None:
+        """Raises a ValueError that names what is wrong with `data`, the arguments of `model`."""
+        check_lengths(*data)
+
+    @staticmethod
+    def support(network: nn.Module) -> tuple[float, float]:
+        """The interval of values that the distributions of `network` are for."""
+        low, high = getattr(network, "support", (-np.inf, np.inf))
+        return float(low), float(high)
+
+    def blank(self, n: int) -> tuple[Tensor, ...]:
+        """Data of size n without content, which tell `sample` the shapes of the observed sites."""
+        return (torch.zeros(n, self.x_dim, device=self.device),)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def as_tensors(self, *data: Any) -> tuple[Tensor, ...]:
+        """Arrays of any kind as tensors on the model's device, floating ones in its type."""
+        weight = next(self.parameters())
+        parts = [torch.as_tensor(part, device=weight.device) for part in data]
+        return tuple(p.to(weight.dtype) if p.is_floating_point() else p.long() for p in parts)
+
+    @torch.no_grad()
+    def sample(self, n: int) -> dict[str, Tensor]:
+        """n draws of every site of the model, observed sites included: site -> (n, ...)."""
+        check_at_least("n", n, 1)
+        trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*self.blank(n))
+        nodes: Mapping[str, Any] = trace.nodes
+        sites = prune_subsample_sites(trace).stochastic_nodes
+        return {name: nodes[name]["value"] for name in sites}
+
+    @torch.no_grad()
+    def reconstruct(self, *data: Tensor | np.ndarray, site: str = "x") -> Tensor:
+        """The mean of p(x | z) with z drawn from the guide: (n, x_dim) for data of n rows."""
+        self.check(*data)
+        tensors = self.as_tensors(*data)
+        guide = poutine.trace(self.guide).get_trace(*tensors)
+        trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*tensors)
+        nodes: Mapping[str, Any] = trace.nodes
+        mean: Tensor = nodes[site]["fn"].mean
+        return mean
+
+    def save(self, path: str | Path) -> None:
+        """Writes the arguments (JSON, in the header) and the weights to one safetensors file."""
+        weights = {name: as_numpy(value) for name, value in self.state_dict().items()}
+        files.write(Path(path), weights, self.describe())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The model that `save` wrote, in this backend or in the other, on the CPU.
+
+        `Model.load` takes a file of any model class, `M2.load` one of M2 or its subclasses.
+
+        Raises:
+            ValueError: the file is damaged, or holds another class or other weights.
+        """
+        weights, description = files.read(Path(path))
+        return cls.from_description(description).with_weights(weights)
+
+    def with_weights(self, weights: Mapping[str, Any]) -> Self:
+        """Takes over the weights (arrays of any kind, by torch's parameter names), in place.
+
+        Raises:
+            ValueError: a name is missing or unknown, or a shape is another one.
+        """
+        state = {name: torch.tensor(as_numpy(value)) for name, value in weights.items()}
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"weights should be those of this model: {error}") from error
+        return self
+
+
+class ClassifierMixin:
+    """Class probabilities from the network `classifier`, under scikit-learn's names."""
+
+    classifier: nn.Module
+    as_tensors: Callable[..., tuple[Tensor, ...]]
+    check: Callable[..., None]
+
+    @torch.no_grad()
+    def predict_proba(self, x: Any) -> Tensor:
+        """q(y | x): (n, n_classes) for x of shape (n, x_dim), an array or a tensor.
+
+        Of dynamically binarised pixels (`ppl_vae.data.Dynamic`) the means are taken.
+        """
+        x = getattr(x, "probs", x)
+        self.check(x)
+        probs: Tensor = self.classifier(*self.as_tensors(x)).probs
+        return probs
+
+    def predict(self, x: Any) -> Tensor:
+        """The most probable class: (n,) for x of shape (n, x_dim)."""
+        return self.predict_proba(x).argmax(-1)
+
+
+_names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+_counter = itertools.count()
+
+
+def _shown_to_svi(program: Callable[..., None]) -> Callable[..., None]:
+    """`program`, which shows its module's parameters to Pyro's SVI before it runs.
+
+    SVI trains what `pyro.param` shows it while it listens with `trace(param_only=True)`. The usual
+    `pyro.module("name", self)` in a model makes every instance share the first one's parameters.
+    """
+
+    @functools.wraps(program)
+    def shown(self: nn.Module, *data: Any, **kwargs: Any) -> None:
+        if any(isinstance(h, TraceMessenger) and h.param_only for h in _PYRO_STACK):
+            _show_parameters(self)
+        return program(self, *data, **kwargs)
+
+    return shown
+
+
+def _show_parameters(module: nn.Module) -> None:
+    if module not in _names:
+        _names[module] = f"{type(module).__name__}-{next(_counter)}"
+        weakref.finalize(module, _forget, _names[module])
+    store = pyro.get_param_store()
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            full_name = f"{_names[module]}.{name}"
+            if full_name in store and store[full_name] is not parameter:
+                del store[full_name]  # a network was replaced since the last step
+            pyro.param(full_name, parameter)
+
+
+def _forget(prefix: str) -> None:
+    store = pyro.get_param_store()
+    for name in [name for name in store.keys() if name.startswith(f"{prefix}.")]:  # noqa: SIM118
+        del store[name]

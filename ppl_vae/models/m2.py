@@ -1,0 +1,85 @@
+"""Semi-supervised learning with a label among the latent variables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppl_vae.checks import check_labels, check_lengths, check_matrix
+from ppl_vae.models.base import ClassifierMixin, Model
+from ppl_vae.models.nets import BernoulliNet, CategoricalNet, DiagNormalNet
+from ppl_vae.models.priors import StandardNormal, UniformCategorical
+
+
+class M2(ClassifierMixin, Model):
+    """The semi-supervised model M2.
+
+        p(x, y, z)  = p(y) p(z) p(x | y, z),  p(y) uniform, p(z) = N(0, I)     (2)
+        q(y, z | x) = q(y | x) q(z | x, y)                                     (4)
+
+    The label y is observed where it is known and else a latent variable that objectives sum over
+    (`infer={"enumerate": "parallel"}`).
+
+    References:
+        Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generative models",
+        NeurIPS 2014, arXiv:1406.5298, section 2.2 and equations 2 and 4; the objective is
+        `ppl_vae.inference.SemiSupervised`.
+
+    Differs from the paper:
+        q(z | x, y) has a scale that depends on y as well as on x (as the authors' code has);
+        p(y) is uniform, and not learned; torch's initialisation (the authors' code: scale 0.001).
+
+    Args:
+        x_dim: Size of a datum; data have shape (n, x_dim).
+        n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
+        z_dim: Size of the latent variable ("style").
+        hidden: Hidden layers of the encoder and the classifier; the decoder's are reversed.
+        prior: p(z), called without inputs.
+        classifier: q(y | x), called with x.
+        encoder: q(z | x, y), called with x and y as a one-hot vector.
+        decoder: p(x | z, y), called with z and y as a one-hot vector.
+    """
+
+    def __init__(
+        self,
+        x_dim: int = 784,
+        n_classes: int = 10,
+        z_dim: int = 50,
+        hidden: Sequence[int] = (500,),
+        *,
+        prior: nn.Module | None = None,
+        classifier: nn.Module | None = None,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.x_dim, self.n_classes = x_dim, n_classes
+        self.label_prior = UniformCategorical(n_classes)
+        self.prior = prior or StandardNormal(z_dim)
+        self.classifier = classifier or CategoricalNet(x_dim, n_classes, hidden)
+        self.encoder = encoder or DiagNormalNet((x_dim, n_classes), z_dim, hidden)
+        self.decoder = decoder or BernoulliNet((z_dim, n_classes), x_dim, hidden[::-1])
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", self.label_prior(), obs=y, infer={"enumerate": "parallel"})
+            z = pyro.sample("z", self.prior())  # (2)
+            pyro.sample("x", self.decoder(z, self.one_hot(y)), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            if y is None:
+                y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})
+            pyro.sample("z", self.encoder(x, self.one_hot(y)))  # (4)
+
+    def one_hot(self, y: Tensor) -> Tensor:
+        """y as one-hot vectors, shape (*y.shape, n_classes), in the model's floating type."""
+        return F.one_hot(y, self.n_classes).to(self.label_prior.logits.dtype)
+
+    def check(self, *data: Any) -> None:
+        check_lengths(*data)
+        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
+        for y in data[1:]:
+            check_labels("y", y, self.n_classes)

@@ -1,0 +1,165 @@
+"""Conditional distributions: modules that take values and return a distribution.
+
+Every network accepts any leading dimensions, and several inputs whose leading dimensions broadcast.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppl_vae.arguments import Remembers
+from ppl_vae.checks import check_at_least
+
+ACTIVATIONS = ("softplus", "relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
+
+
+class Network(Remembers, nn.Module):
+    """A module that remembers its arguments, so that a model it is injected into can be saved."""
+
+    backend: ClassVar[str] = "pyro"
+
+
+class ConcatLinear(nn.Linear):
+    """W [a, b, ...] + c of the concatenated inputs, computed as W_a a + W_b b + ... + c.
+
+    The concatenation is never made, and the inputs' leading dimensions broadcast after the
+    products: with x of shape (N, D) and ten enumerated classes of shape (10, 1, 1, 10), the product
+    with x is computed once and not once per class. The parameters are those of one `nn.Linear`.
+    """
+
+    def __init__(self, in_dims: Sequence[int], out_dim: int) -> None:
+        super().__init__(sum(in_dims), out_dim)
+        self.in_dims = tuple(in_dims)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        first, *others = zip(inputs, self.weight.split(self.in_dims, dim=1), strict=True)
+        out = F.linear(*first, self.bias)
+        for value, weight in others:
+            out = out + F.linear(value, weight)
+        return out
+
+
+class MLP(Network):
+    """h_i = f(W_i h_{i-1} + b_i) for i = 1, ..., len(hidden), with h_0 the concatenated inputs.
+
+    Args:
+        in_dims: Size of the input, or the sizes of several inputs.
+        hidden: Sizes of the hidden layers; none gives the inputs back, so only one input may be.
+        activation: Name of f, the same in `torch.nn.functional` and `jax.nn`.
+    """
+
+    def __init__(
+        self, in_dims: int | Sequence[int], hidden: Sequence[int], activation: str = "softplus"
+    ) -> None:
+        super().__init__()
+        in_dims = (in_dims,) if isinstance(in_dims, int) else tuple(in_dims)
+        for name, sizes in (("in_dims", in_dims), ("hidden", hidden)):
+            for size in sizes:
+                check_at_least(name, size, 1)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation should be one of {ACTIVATIONS}, was {activation!r}")
+        if not hidden and len(in_dims) > 1:
+            raise ValueError(f"hidden should name a layer to join {len(in_dims)} inputs, was empty")
+        self.out_dim = hidden[-1] if hidden else in_dims[0]
+        self.layers = nn.ModuleList()
+        if hidden:
+            self.layers.append(ConcatLinear(in_dims, hidden[0]))
+            self.layers.extend(nn.Linear(*sizes) for sizes in pairwise(hidden))
+        self.activation = activation
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        activation = getattr(F, self.activation)
+        h: tuple[Tensor, ...] = inputs
+        for layer in self.layers:
+            h = (activation(layer(*h)),)
+        return h[0]
+
+
+class DiagNormalNet(Network):
+    """N(loc(h), diag exp(log_var(h))) with h = MLP(inputs) (Kingma & Welling 2014, appendix C.2).
+
+    Args:
+        in_dims: Size of the input, or the sizes of several inputs.
+        out_dim: Size of the event.
+        hidden: Sizes of the hidden layers.
+        activation: Name of the activation.
+    """
+
+    support: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
+
+    def __init__(
+        self,
+        in_dims: int | Sequence[int],
+        out_dim: int,
+        hidden: Sequence[int],
+        activation: str = "softplus",
+    ) -> None:
+        super().__init__()
+        self.trunk = MLP(in_dims, hidden, activation)
+        self.loc = nn.Linear(self.trunk.out_dim, out_dim)
+        self.log_var = nn.Linear(self.trunk.out_dim, out_dim)
+
+    def forward(self, *inputs: Tensor) -> dist.Independent:
+        h = self.trunk(*inputs)
+        return dist.Independent(dist.Normal(self.loc(h), (0.5 * self.log_var(h)).exp()), 1)
+
+
+class BernoulliNet(Network):
+    """prod_d Bernoulli(x_d | sigmoid(logits_d(h))), h = MLP(inputs) (K & W 2014, appendix C.1).
+
+    Grey levels in [0, 1] are scored with the same formula, x log p + (1 - x) log(1 - p), which is
+    then not the log of a probability: see "binarisation" in `ppl_vae.data`.
+
+    Args:
+        in_dims: Size of the input, or the sizes of several inputs.
+        out_dim: Size of the event.
+        hidden: Sizes of the hidden layers.
+        activation: Name of the activation.
+    """
+
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __init__(
+        self,
+        in_dims: int | Sequence[int],
+        out_dim: int,
+        hidden: Sequence[int],
+        activation: str = "softplus",
+    ) -> None:
+        super().__init__()
+        self.trunk = MLP(in_dims, hidden, activation)
+        self.logits = nn.Linear(self.trunk.out_dim, out_dim)
+
+    def forward(self, *inputs: Tensor) -> dist.Independent:
+        # Models check that pixels lie in `support`; torch's own check would refuse grey levels.
+        logits = self.logits(self.trunk(*inputs))
+        return dist.Independent(dist.Bernoulli(logits=logits, validate_args=False), 1)
+
+
+class CategoricalNet(Network):
+    """Categorical(softmax(logits(h))) over n_classes classes, with h = MLP(inputs).
+
+    Args:
+        in_dims: Size of the input, or the sizes of several inputs.
+        n_classes: Number of classes.
+        hidden: Sizes of the hidden layers.
+        activation: Name of the activation.
+    """
+
+    def __init__(
+        self,
+        in_dims: int | Sequence[int],
+        n_classes: int,
+        hidden: Sequence[int],
+        activation: str = "softplus",
+    ) -> None:
+        super().__init__()
+        self.trunk = MLP(in_dims, hidden, activation)
+        self.logits = nn.Linear(self.trunk.out_dim, n_classes)
+
+    def forward(self, *inputs: Tensor) -> dist.Categorical:
+        return dist.Categorical(logits=self.logits(self.trunk(*inputs)))

@@ -1,0 +1,36 @@
+"""Distributions of latent variables that depend on nothing: modules called without inputs."""
+
+import pyro.distributions as dist
+import torch
+
+from ppl_vae.checks import check_at_least
+from ppl_vae.models.nets import Network
+
+
+class StandardNormal(Network):
+    """N(0, I) over z_dim dimensions."""
+
+    loc: torch.Tensor
+
+    def __init__(self, z_dim: int) -> None:
+        super().__init__()
+        check_at_least("z_dim", z_dim, 1)
+        # A buffer, so that it follows the model to its device; not a weight, so not in its file.
+        self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
+
+    def forward(self) -> dist.Independent:
+        return dist.Independent(dist.Normal(self.loc, 1.0), 1)
+
+
+class UniformCategorical(Network):
+    """p(y) = 1 / n_classes for y = 0, ..., n_classes - 1."""
+
+    logits: torch.Tensor
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        check_at_least("n_classes", n_classes, 2)
+        self.register_buffer("logits", torch.zeros(n_classes), persistent=False)
+
+    def forward(self) -> dist.Categorical:
+        return dist.Categorical(logits=self.logits)

@@ -1,0 +1,87 @@
+"""Pictures. Every function draws on `ax`, on a new figure without it, and returns it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from ppl_vae.runs import History
+
+
+def curves(
+    histories: Mapping[str, Sequence[History]], column: str = "loss", ax: Axes | None = None
+) -> Axes:
+    """A column of the training history against the epoch.
+
+    Args:
+        histories: Name -> the histories of its runs (thin lines; the thick one is their mean).
+        column: Which number of the history.
+        ax: Where to draw.
+    """
+    ax = _axes(ax, (5.0, 3.5))
+    for number, (name, runs) in enumerate(histories.items()):
+        colour = f"C{number}"
+        for run in runs:
+            ax.plot(run["epoch"], run[column], color=colour, linewidth=0.6, alpha=0.5)
+        mean = np.mean([run[column] for run in runs], axis=0)
+        ax.plot(runs[0]["epoch"], mean, color=colour, linewidth=2.0, label=name)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(column.replace("_", " "))
+    ax.legend(frameon=False)
+    return ax
+
+
+def image_grid(
+    rows: Any,
+    image_shape: tuple[int, int],
+    *,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Grey-level images in rows and columns, black for 1.
+
+    Args:
+        rows: Pixels in [0, 1], shape (n_rows, n_columns, height * width).
+        image_shape: (height, width).
+        row_labels: A text left of each row.
+        column_labels: A text above each column.
+        ax: Where to draw.
+
+    Raises:
+        ValueError: the pixels do not make images of that shape.
+    """
+    pixels = np.asarray(rows)
+    height, width = image_shape
+    if pixels.ndim != 3 or pixels.shape[2] != height * width:
+        raise ValueError(
+            f"rows should have shape (n_rows, n_columns, {height * width}), had {pixels.shape}"
+        )
+    n_rows, n_columns = pixels.shape[:2]
+    ax = _axes(ax, (0.5 * n_columns + 0.8, 0.5 * n_rows + 0.8))
+    # One white pixel around every image.
+    framed = np.zeros((n_rows, n_columns, height + 1, width + 1))
+    framed[:, :, :height, :width] = pixels.reshape(n_rows, n_columns, height, width)
+    sheet = framed.transpose(0, 2, 1, 3).reshape(n_rows * (height + 1), n_columns * (width + 1))
+    ax.imshow(sheet, cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+    _label(ax.yaxis, row_labels, height)
+    _label(ax.xaxis, column_labels, width)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def _label(axis: Any, labels: Sequence[str] | None, size: int) -> None:
+    texts = list(labels or [])
+    axis.set_ticks([(size + 1) * i + (size - 1) / 2 for i in range(len(texts))], texts)
+
+
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    if ax is not None:
+        return ax
+    _, new = plt.subplots(figsize=size, layout="constrained")
+    return new

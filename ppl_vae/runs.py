@@ -1,0 +1,208 @@
+"""What a run shows and leaves behind, in either backend: progress, metrics, checkpoints."""
+
+import csv
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ppl_vae import files
+from ppl_vae.checks import as_numpy
+
+METRICS = "metrics.csv"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class History:
+    """What `fit` made and measured: a model, and a row per epoch.
+
+    Attributes:
+        model: The trained model (the Pyro `fit` trains the one it was given, in place).
+        rows: One mapping per epoch: "epoch" (from 1), "loss" (mean over the epoch's batches, in
+            nats per datum), what `validation` returned, and "seconds" (of that epoch).
+        out: The folder of metrics.csv and the checkpoint, if there is one.
+    """
+
+    model: Any
+    rows: list[dict[str, float]]
+    out: Path | None
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """A column, shape (epochs,)."""
+        return np.array([row[column] for row in self.rows])
+
+    @property
+    def seconds(self) -> float:
+        """Time of all epochs, those before a resume included."""
+        return float(sum(row["seconds"] for row in self.rows))
+
+
+class Metrics:
+    """The rows of a run, and their file `metrics.csv` if there is a folder.
+
+    A resumed run takes over the rows up to its checkpoint; a kill may have left one more.
+    """
+
+    def __init__(self, out: Path | None, done: int) -> None:
+        self.path = None if out is None else out / METRICS
+        self.rows: list[dict[str, float]] = []
+        if self.path is None:
+            return
+        if done > 0:
+            with self.path.open(newline="") as file:
+                for row in list(csv.DictReader(file))[:done]:
+                    self.rows.append({name: float(value) for name, value in row.items()})
+        self._write(self.rows, "w")
+
+    def append(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        self._write([row], "a")
+
+    def _write(self, rows: list[dict[str, float]], mode: str) -> None:
+        if self.path is None:
+            return
+        with self.path.open(mode, newline="") as file:
+            for row in rows:
+                writer = csv.DictWriter(file, list(row))
+                if row is self.rows[0]:
+                    writer.writeheader()
+                writer.writerow(row)
+
+
+class Progress:
+    """A bar in a terminal or a notebook; elsewhere (a log file) a line now and then.
+
+    Args:
+        label: What is trained.
+        epochs: Number of epochs of the run.
+        done: How many of them an earlier run has done.
+        shown: False for no output at all.
+    """
+
+    seconds_between_lines = 10.0
+
+    def __init__(self, label: str, epochs: int, done: int, shown: bool) -> None:
+        self.label, self.epochs = label, epochs
+        self.shown = shown
+        self.bar: Any = None
+        self.last_line = time.monotonic()
+        if shown and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+            from tqdm.auto import tqdm
+
+            layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+            self.bar = tqdm(total=float(epochs), initial=done, desc=label, bar_format=layout)
+
+    def step(self, steps_per_epoch: int) -> None:
+        if self.bar is not None:
+            self.bar.update(1 / steps_per_epoch)
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Shows the row of the epoch that is over."""
+        numbers = {name: f"{value:.4g}" for name, value in row.items() if name != "epoch"}
+        number = int(row["epoch"])
+        if self.bar is not None:
+            self.bar.n = number
+            self.bar.set_postfix({"epoch": f"{number}/{self.epochs}", **numbers})
+        elif self.shown and self._line_is_due(number):
+            text = ", ".join(f"{name} {value}" for name, value in numbers.items())
+            print(
+                f"{self.label}: epoch {number}/{self.epochs}, {text}", file=sys.stderr, flush=True
+            )
+
+    def _line_is_due(self, number: int) -> bool:
+        now = time.monotonic()
+        due = number == self.epochs or now - self.last_line >= self.seconds_between_lines
+        if due:
+            self.last_line = now
+        return due
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run needs to go on.
+
+    Attributes:
+        run: What makes it this run (model, objective, data, seed, ...), as JSON values.
+        epoch: Number of epochs done.
+        arrays: Weights, optimizer and random states, under names of the backend's choice.
+        extra: Further state of the backend, as JSON values.
+    """
+
+    run: dict[str, Any]
+    epoch: int
+    arrays: dict[str, np.ndarray]
+    extra: dict[str, Any]
+
+    def save(self, out: Path) -> None:
+        """Replaces the folder's checkpoint by this one, at once or not at all."""
+        text = {"run": self.run, "epoch": self.epoch, "extra": self.extra}
+        files.write(out / CHECKPOINT, self.arrays, text)
+
+    @classmethod
+    def find(cls, out: Path | None, run: Mapping[str, Any]) -> Self | None:
+        """The checkpoint of the folder, or None if there is none yet.
+
+        Raises:
+            ValueError: no folder was given, or the checkpoint is damaged or of another run.
+        """
+        if out is None:
+            raise ValueError("out should be the folder of the run to resume, was None")
+        path = out / CHECKPOINT
+        if not path.exists():
+            return None
+        arrays, text = files.read(path)
+        if not {"run", "epoch", "extra"} <= set(text):
+            raise ValueError(
+                f"out should hold the checkpoint of a run, {str(path)!r} is another file"
+            )
+        for key in sorted({*run, *text["run"]}):
+            was, now = text["run"].get(key), run.get(key)
+            if was != now:
+                raise ValueError(
+                    f"resume should go on with the run of {str(path)!r}, whose {key} was {was}, "
+                    f"but {key} is now {now}"
+                )
+        return cls(text["run"], int(text["epoch"]), arrays, text["extra"])
+
+
+def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose name starts with `prefix` and a dot, without it."""
+    start = f"{prefix}."
+    return {name[len(start) :]: a for name, a in arrays.items() if name.startswith(start)}
+
+
+def fingerprint(data: Any) -> list[Any]:
+    """Shape and checksum of each array, by which a resumed run knows its data again."""
+    prints = []
+    for value in data:
+        array = np.ascontiguousarray(as_numpy(getattr(value, "probs", value)))
+        prints.append([list(array.shape), zlib.crc32(array.data)])
+    return prints
+
+
+def describe_run(model: Any, objective: Any, data: Any, **settings: Any) -> dict[str, Any]:
+    """What makes a run this run, as JSON values: compared when it is resumed."""
+    plain = {
+        key: value
+        for key, value in vars(objective).items()
+        if isinstance(value, bool | int | float | str | None)
+    }
+    return {
+        "model": model.describe(),
+        "objective": {"class": type(objective).__name__, **plain},
+        "data": fingerprint(data),
+        **settings,
+    }

@@ -1,0 +1,109 @@
+"""The table of cases: every model and objective, small, as data that names no backend.
+
+`case.make(ppl_vae.models)` and `case.make(ppl_vae.numpyro.models, key=key)` build the same model.
+A new model or objective needs one line in `CASES`, and every generic test walks over it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+N, X_DIM, Z_DIM, N_CLASSES = 24, 6, 2, 3
+Data = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A class of a room by its name, and its arguments, other parts among them."""
+
+    cls: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self, room: ModuleType, **extra: Any) -> Any:
+        """An instance, whose parts are made with the same `extra` arguments (a random key)."""
+        values = {
+            key: value.make(room, **extra) if isinstance(value, Part) else value
+            for key, value in self.arguments.items()
+        }
+        return getattr(room, self.cls)(**values, **extra)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, what it is trained on, and by what.
+
+    Attributes:
+        name: What the test is called.
+        model: The model.
+        data: Example data by their seed: the arguments of `model.model`, or of the objective.
+        objective: The objective.
+        unused: Start of the names of parameters that this objective cannot train.
+    """
+
+    name: str
+    model: Part
+    data: Callable[[int], Data]
+    objective: Part = field(default_factory=lambda: Part("ELBO"))
+    unused: str | None = None
+
+    def inputs(self, seed: int) -> Data:
+        """The arguments of `model.model`, without labels that are hidden in part."""
+        data = self.data(seed)
+        return data[:-1] if self.objective.cls == "SemiSupervised" else data
+
+
+def _pixels(seed: int) -> np.ndarray:
+    """Two kinds of image and noise, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    probs = np.where(rng.random((N, 1)) < 0.5, 0.9, 0.1) * np.ones(X_DIM)
+    return (rng.random((N, X_DIM)) < probs).astype(np.float32)
+
+
+def _labels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(np.arange(N) % N_CLASSES)
+
+
+def pixels(seed: int) -> Data:
+    return (_pixels(seed),)
+
+
+def reals(seed: int) -> Data:
+    rng = np.random.default_rng(seed)
+    return ((2.0 + 0.3 * rng.normal(size=(N, X_DIM))).astype(np.float32),)
+
+
+def labelled(seed: int) -> Data:
+    return _pixels(seed), _labels(seed)
+
+
+def partly_labelled(seed: int) -> Data:
+    y = _labels(seed)
+    y[9:] = -1
+    y[:N_CLASSES] = np.arange(N_CLASSES)
+    return _pixels(seed), y
+
+
+VAE = {"x_dim": X_DIM, "z_dim": Z_DIM, "hidden": (5, 4)}
+M2 = {"x_dim": X_DIM, "n_classes": N_CLASSES, "z_dim": Z_DIM, "hidden": (5, 4)}
+GAUSSIAN = Part("DiagNormalNet", {"in_dims": Z_DIM, "out_dim": X_DIM, "hidden": (5,)})
+TANH = {"in_dims": X_DIM, "out_dim": Z_DIM, "hidden": (3,), "activation": "tanh"}
+PARTS = {"prior": Part("StandardNormal", {"z_dim": Z_DIM}), "encoder": Part("DiagNormalNet", TANH)}
+CLASSIFIER = {"x_dim": X_DIM, "n_classes": N_CLASSES, "hidden": (5,)}
+
+CASES = (
+    Case("vae", Part("VAE", VAE), pixels),
+    Case("vae-gaussian", Part("VAE", {**VAE, "decoder": GAUSSIAN}), reals, Part("ELBO", {"k": 2})),
+    Case("vae-parts", Part("VAE", {**VAE, **PARTS}), pixels, Part("ELBO", {"analytic_kl": True})),
+    Case("m2-unlabelled", Part("M2", M2), pixels),
+    Case("m2-labelled", Part("M2", M2), labelled, unused="classifier."),
+    Case(
+        "m2-semi-supervised",
+        Part("M2", M2),
+        partly_labelled,
+        Part("SemiSupervised", {"alpha": 0.5, "labelled_per_batch": 4}),
+    ),
+    Case("classifier", Part("Classifier", CLASSIFIER), labelled),
+)
