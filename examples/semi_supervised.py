@@ -6,6 +6,7 @@ section 4.1. The default is a quick run on the handwritten digits that come with
 """
 
 import argparse
+import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,17 +33,23 @@ class Settings:
     """Number of labelled images, the same of each class."""
     splits: int = 5
     """Number of random choices of the labelled images."""
-    epochs: int = 100
+    epochs: int = 400
     """Passes over the unlabelled images. The classifier alone gets as many steps."""
-    batch_size: int = 100
+    batch_size: int = 200
     """Unlabelled images per batch."""
     z_dim: int = 4
     """Size of the latent variable z ("style")."""
-    hidden: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (64,)
+    hidden: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (128,)
     """Sizes of the hidden layers of each network."""
+    activation: Literal["softplus", "tanh", "relu"] = "tanh"
+    """Activation of the hidden layers."""
+    dropout: Annotated[tuple[float, float], tyro.conf.arg(metavar="FLOAT FLOAT")] = (0.0, 0.0)
+    """Dropout of the classifier's inputs and of its hidden units."""
+    pretrained: bool = False
+    """Start M2's classifier from the one that the labels alone gave."""
     alpha: float = 1.0
     """Weight of the classification loss (equation 9)."""
-    lr: float = 3e-3
+    lr: float = 5e-3
     """Step size of Adam."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto is a GPU if there is one."""
@@ -66,6 +73,7 @@ DEFAULTS = {
         batch_size=500,
         z_dim=50,
         hidden=(500,),
+        activation="softplus",
         alpha=0.1,
         lr=3e-4,
     ),
@@ -76,29 +84,38 @@ class Backend:
     """The few calls in which Pyro and NumPyro differ."""
 
     def __init__(self, settings: Settings) -> None:
+        self.package: Any
         if settings.backend == "numpyro":
             import jax
 
             import ppl_vae.numpyro as package
 
             self.as_array: Any = jax.numpy.asarray
-            self.key: Any = jax.random.key
+            self.random: Any = jax.random
         else:
             import torch
 
             import ppl_vae as package  # type: ignore[no-redef]
 
             self.as_array = torch.as_tensor
-            self.key = None
-            self.seed = torch.manual_seed
-        self.package: Any = package
+            self.random = torch.random
+        self.package = package
+        self.key: Any = None
 
-    def make(self, name: str, seed: int, **arguments: Any) -> Any:
-        """A new model with initial weights by `seed`."""
-        if self.key is not None:
-            return getattr(self.package, name)(**arguments, key=self.key(seed))
-        self.seed(seed)
-        return getattr(self.package, name)(**arguments)
+    def seed(self, seed: int) -> None:
+        """Of the initial weights of what is made next."""
+        if hasattr(self.random, "key"):
+            self.key = self.random.key(seed)
+        else:
+            self.random.manual_seed(seed)
+
+    def make(self, name: str, **arguments: Any) -> Any:
+        """A new model or network with random weights."""
+        cls = getattr(self.package.models, name)
+        if self.key is None:
+            return cls(**arguments)
+        self.key, key = self.random.split(self.key)
+        return cls(**arguments, key=key)
 
 
 @dataclass(frozen=True)
@@ -117,8 +134,10 @@ def main(settings: Settings) -> None:
     results: dict[str, list[Result]] = {"labels alone": [], "M2": []}
     for split in range(settings.splits):
         y = hide_labels(images.train.y, settings.labels, settings.seed + split, 10)
-        results["labels alone"].append(train_classifier(settings, backend, images, y, split))
-        results["M2"].append(train_m2(settings, backend, images, y, split))
+        alone = train_classifier(settings, backend, images, y, split)
+        results["labels alone"].append(alone)
+        start = alone.history.model.classifier if settings.pretrained else None
+        results["M2"].append(train_m2(settings, backend, images, y, split, start))
     report = table(settings, results)
     (settings.out / "table.txt").write_text(report + "\n")
     print(f"\n{report}\n")
@@ -135,13 +154,9 @@ def train_classifier(
     """q(y | x) of M2 with the labelled images only."""
     train, known = images.train, np.flatnonzero(y >= 0)
     batches = -(-(len(y) - len(known)) // settings.batch_size)
-    model = backend.make(
-        "Classifier",
-        settings.seed + split,
-        x_dim=train.x.shape[1],
-        n_classes=train.n_classes,
-        hidden=settings.hidden,
-    )
+    backend.seed(settings.seed + split)
+    network = classifier(settings, backend, images)
+    model = backend.make("Classifier", **shape(images), classifier=network)
     history = backend.package.fit(
         model,
         (train.x[known], y[known]),
@@ -153,17 +168,19 @@ def train_classifier(
 
 
 def train_m2(
-    settings: Settings, backend: Backend, images: Splits, y: np.ndarray, split: int
+    settings: Settings, backend: Backend, images: Splits, y: np.ndarray, split: int, start: Any
 ) -> Result:
     """M2 with the same labels and all other images of the training set."""
     train = images.train
+    backend.seed(settings.seed + split)
+    network = copy.deepcopy(start) or classifier(settings, backend, images)
     model = backend.make(
         "M2",
-        settings.seed + split,
-        x_dim=train.x.shape[1],
-        n_classes=train.n_classes,
+        **shape(images),
         z_dim=settings.z_dim,
         hidden=settings.hidden,
+        activation=settings.activation,
+        classifier=network,
     )
     history = backend.package.fit(
         model,
@@ -175,6 +192,22 @@ def train_m2(
     )
     loss = backend.package.mean_loss(history.model, images.test.x)
     return Result(history, 100 * error(history.model, images.test), -loss)
+
+
+def shape(images: Splits) -> dict[str, int]:
+    return {"x_dim": images.train.x.shape[1], "n_classes": images.train.n_classes}
+
+
+def classifier(settings: Settings, backend: Backend, images: Splits) -> Any:
+    """q(y | x), made first after a seed, so that it starts from the same weights in both models."""
+    return backend.make(
+        "CategoricalNet",
+        in_dims=images.train.x.shape[1],
+        n_classes=images.train.n_classes,
+        hidden=settings.hidden,
+        activation=settings.activation,
+        dropout=settings.dropout,
+    )
 
 
 def shared(settings: Settings, images: Splits, name: str, split: int) -> dict[str, Any]:
@@ -199,7 +232,7 @@ def table(settings: Settings, results: dict[str, list[Result]]) -> str:
     """Mean and standard error over the splits."""
     title = f"{settings.data} ({settings.binarisation}), {settings.labels} labels"
     lines = [
-        f"{title}, {settings.splits} splits, {settings.epochs} epochs, {settings.backend}",
+        f"{title}, {settings.splits} split(s), {settings.epochs} epochs, {settings.backend}",
         f"{'':14}{'test error %':>16}{'ELBO (nats)':>18}{'seconds per split':>20}",
     ]
     for name, runs in results.items():
@@ -214,8 +247,10 @@ def table(settings: Settings, results: dict[str, list[Result]]) -> str:
 
 
 def mean_and_error(values: Sequence[float]) -> str:
-    spread = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{np.mean(values):.2f} ± {spread:.2f}"
+    mean = f"{np.mean(values):.2f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}"
 
 
 def pictures(

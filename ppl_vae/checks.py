@@ -1,5 +1,6 @@
 """Checks of what a user hands in, for both backends: one `ValueError` that names the argument."""
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ def check_lengths(*data: Any) -> int:
     """The number of data, which all arrays of `data` share and which is not zero."""
     if not data:
         raise ValueError("data should be at least one array, was empty")
+    for part in data:
+        if not getattr(part, "shape", ()):
+            raise ValueError(f"data should be arrays of shape (n, ...), held {_kind(part)}")
     lengths = [len(part) for part in data]
     if len(set(lengths)) != 1:
         raise ValueError(f"data should be arrays of one length, had the lengths {lengths}")
@@ -51,21 +55,41 @@ def check_matrix(
         )
 
 
-def check_labels(name: str, value: Any, n_classes: int) -> None:
-    """`value` is a vector of integer classes 0, ..., n_classes - 1."""
+def check_labels(name: str, value: Any, n_classes: int, *, unlabelled: bool = False) -> None:
+    """`value` is a vector of integer classes 0, ..., n_classes - 1, and maybe -1 (`unlabelled`)."""
     array = as_numpy(value)
     if array.ndim != 1:
         raise ValueError(f"{name} should have shape (n,), had {array.shape}")
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name} should be of an integer type, was {array.dtype}")
-    if array.size and (array.min() < 0 or array.max() >= n_classes):
+    if array.size and (array.min() < -int(unlabelled) or array.max() >= n_classes):
+        or_none = " or -1 (unlabelled)" if unlabelled else ""
         raise ValueError(
-            f"{name} should be classes 0 to {n_classes - 1}, "
+            f"{name} should be classes 0 to {n_classes - 1}{or_none}, "
             f"held {int(array.min())} to {int(array.max())}"
         )
 
 
-def check_at_least(name: str, value: float, least: float) -> None:
+def check_at_least(name: str, value: Any, least: float) -> None:
     """`value >= least`, and not NaN."""
-    if not value >= least:
+    if not (isinstance(value, Real) and float(value) >= least):
         raise ValueError(f"{name} should be at least {least:g}, was {value!r}")
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """`value` is an integer, of any kind, and at least `least`."""
+    if not (isinstance(value, Integral) and int(value) >= least):
+        raise ValueError(f"{name} should be a whole number of at least {least}, was {value!r}")
+
+
+def check_arguments(data: tuple[Any, ...], *forms: tuple[str, ...]) -> None:
+    """`data` are as many arrays as one of `forms` names, all of one length."""
+    check_lengths(*data)
+    if len(data) not in [len(form) for form in forms]:
+        wanted = " or ".join(f"({', '.join(form)})" for form in forms)
+        raise ValueError(f"data should be {wanted}, had {len(data)} arrays")
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")

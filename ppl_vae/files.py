@@ -19,7 +19,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], text: Mapping[str, Any])
     The file appears under its name only when it is complete and on the disk, so a kill at any
     moment leaves either the old file or the new one.
     """
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("wb") as file:

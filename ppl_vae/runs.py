@@ -46,7 +46,11 @@ class History:
 class Metrics:
     """The rows of a run, and their file `metrics.csv` if there is a folder.
 
-    A resumed run takes over the rows up to its checkpoint; a kill may have left one more.
+    A resumed run takes over the rows up to its checkpoint; a kill may have left one more. A run
+    from the start takes away the checkpoint that is there, which would not belong to its rows.
+
+    Raises:
+        ValueError: the file lacks rows of epochs that the checkpoint has done.
     """
 
     def __init__(self, out: Path | None, done: int) -> None:
@@ -55,19 +59,33 @@ class Metrics:
         if self.path is None:
             return
         if done > 0:
-            with self.path.open(newline="") as file:
-                for row in list(csv.DictReader(file))[:done]:
-                    self.rows.append({name: float(value) for name, value in row.items()})
-        self._write(self.rows, "w")
+            self.rows = self._read(self.path, done)
+        else:
+            (self.path.parent / CHECKPOINT).unlink(missing_ok=True)
+        unfinished = self.path.with_name(METRICS + ".unfinished")
+        self._write(unfinished, self.rows, "w")
+        unfinished.replace(self.path)
 
     def append(self, row: dict[str, float]) -> None:
         self.rows.append(row)
-        self._write([row], "a")
+        if self.path is not None:
+            self._write(self.path, [row], "a")
 
-    def _write(self, rows: list[dict[str, float]], mode: str) -> None:
-        if self.path is None:
-            return
-        with self.path.open(mode, newline="") as file:
+    @staticmethod
+    def _read(path: Path, done: int) -> list[dict[str, float]]:
+        rows: list[dict[str, str]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))[:done]
+        if len(rows) < done:
+            raise ValueError(
+                f"out should hold {METRICS} with a row for each of the {done} epochs of its "
+                f"checkpoint, {str(path)!r} had {len(rows)}"
+            )
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+
+    def _write(self, path: Path, rows: list[dict[str, float]], mode: str) -> None:
+        with path.open(mode, newline="") as file:
             for row in rows:
                 writer = csv.DictWriter(file, list(row))
                 if row is self.rows[0]:
@@ -107,6 +125,7 @@ class Progress:
         numbers = {name: f"{value:.4g}" for name, value in row.items() if name != "epoch"}
         number = int(row["epoch"])
         if self.bar is not None:
+            del numbers["seconds"]  # the bar has a clock
             self.bar.n = number
             self.bar.set_postfix({"epoch": f"{number}/{self.epochs}", **numbers})
         elif self.shown and self._line_is_due(number):
@@ -168,7 +187,7 @@ class Checkpoint:
             raise ValueError(
                 f"out should hold the checkpoint of a run, {str(path)!r} is another file"
             )
-        for key in sorted({*run, *text["run"]}):
+        for key in {**run, **text["run"]}:
             was, now = text["run"].get(key), run.get(key)
             if was != now:
                 raise ValueError(
@@ -185,11 +204,11 @@ def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]
 
 
 def fingerprint(data: Any) -> list[Any]:
-    """Shape and checksum of each array, by which a resumed run knows its data again."""
+    """Shape, checksum and whether it is `Dynamic`, of each array: a resumed run's data."""
     prints = []
     for value in data:
         array = np.ascontiguousarray(as_numpy(getattr(value, "probs", value)))
-        prints.append([list(array.shape), zlib.crc32(array.data)])
+        prints.append([list(array.shape), zlib.crc32(array.data), hasattr(value, "probs")])
     return prints
 
 

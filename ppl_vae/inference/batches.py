@@ -24,10 +24,14 @@ def find_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device should be auto, cpu or cuda, was {device!r}") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device should be one that torch sees, was {device!r}: no CUDA device")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        seen = torch.cuda.device_count() or "no"
+        plural = "" if seen == 1 else "s"
+        raise ValueError(
+            f"device should be one that torch sees, was {str(device)!r}: {seen} CUDA device{plural}"
+        )
     return found
 
 

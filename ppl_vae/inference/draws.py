@@ -88,21 +88,51 @@ def draw(
             data, and others are summed over within a datum.
 
     Raises:
-        ValueError: a plate lies further left than `max_plate_nesting`, two sites are enumerated
-            along one dimension (`pyro.markov`), or one is enumerated inside an inner plate.
+        ValueError: a latent site of the model is not in the guide, a plate lies further left than
+            `max_plate_nesting`, plates of several sizes lie at dimension -1, two sites are
+            enumerated along one dimension (`pyro.markov`), or one inside an inner plate.
     """
     particle_dim = -1 - max_plate_nesting
     if k > 1:
         particles = plate("particles", k, dim=particle_dim)
         model, guide = particles(model), particles(guide)
     guide = poutine.enum(guide, first_available_dim=particle_dim - 1)
-    guide_trace = poutine.trace(guide).get_trace(*data, **kwargs)
-    # Without a dimension of its own the model's enumeration goes on where the guide's stopped.
-    model = poutine.enum(poutine.replay(model, trace=guide_trace))
-    model_trace = poutine.trace(model).get_trace(*data, **kwargs)
+    try:
+        guide_trace = poutine.trace(guide).get_trace(*data, **kwargs)
+        # Without a dimension of its own the model's enumeration goes on where the guide's stopped.
+        model = poutine.enum(poutine.replay(model, trace=guide_trace))
+        model_trace = poutine.trace(model).get_trace(*data, **kwargs)
+    except ValueError as error:
+        if "collide" not in str(error) or '"particles"' not in str(error):
+            raise
+        raise ValueError(
+            f"max_plate_nesting should be at least {-particle_dim} for a plate at dim "
+            f"{particle_dim}, was {max_plate_nesting}"
+        ) from error
+    _check_one_data_plate(guide_trace, model_trace)
+    draws = Draws(_sites(model_trace, max_plate_nesting), _sites(guide_trace, max_plate_nesting))
+    for site in draws.model.values():
+        if not (site.observed or site.enum_dim is not None or site.name in draws.guide):
+            raise ValueError(
+                f"site {site.name!r} should be given as data or drawn by the guide, was neither"
+            )
     if is_validation_enabled():
         check_model_guide_match(model_trace, _latents(guide_trace), -particle_dim)
-    return Draws(_sites(model_trace, max_plate_nesting), _sites(guide_trace, max_plate_nesting))
+    return draws
+
+
+def _check_one_data_plate(*traces: Trace) -> None:
+    """What lies at dimension -1 is the data: a plate of another size would be added to each."""
+    sizes: dict[str, int] = {}
+    for trace in traces:
+        for node in trace.nodes.values():
+            for frame in node.get("cond_indep_stack", ()):
+                if frame.dim == -1:
+                    sizes[frame.name] = frame.size
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"plates at dim -1 should have one size, that of the data, had {sizes}: use another dim"
+        )
 
 
 def _latents(trace: Trace) -> Trace:

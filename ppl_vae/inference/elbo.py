@@ -102,12 +102,16 @@ def _log_joint(draws: Draws, leave_out: set[str]) -> Tensor:
             "analytic_kl should be False for a model that enumerates sites which the guide leaves "
             f"out ({[site.name for site in only_model]}), was True"
         )
-    scale = sites[0].scale
-    if not all(_same(site.scale, scale) for site in sites):
-        raise ValueError("all sites should have one scale where the model sums over some of them")
+    scale, mask = sites[0].scale, sites[0].mask
+    if not all(_same(site.scale, scale) and _same(site.mask, mask) for site in sites):
+        raise ValueError(
+            "all sites should have one scale and mask where the model sums over some of them"
+        )
     dims = tuple(site.enum_dim for site in only_model if site.enum_dim is not None)
     joint = _sum(site.log_prob for site in sites)
-    return scale * joint.logsumexp(dims, keepdim=True)
+    # The mask once more: a masked datum's sum over C classes is log C, where it should be nothing.
+    masked: Tensor = scale_and_mask(joint.logsumexp(dims, keepdim=True), mask=mask)
+    return scale * masked
 
 
 def _kl(site: Site, draws: Draws, max_plate_nesting: int) -> Tensor:

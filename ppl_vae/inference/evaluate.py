@@ -7,7 +7,7 @@ from typing import Any
 import pyro
 import torch
 
-from ppl_vae.checks import check_at_least
+from ppl_vae.checks import check_whole
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.elbo import ELBO
@@ -33,11 +33,11 @@ def mean_loss(
         batch_size: Data that are looked at together; it bounds the memory.
         seed: Of the draws and the pixels; the caller's random state is left as it was.
     """
-    check_at_least("batch_size", batch_size, 1)
+    check_whole("batch_size", batch_size, 1)
     objective = ELBO() if objective is None else objective
     # One draw of dynamic pixels, the same in both backends.
     arrays = [x.sample(seed) if hasattr(x, "probs") else x for x in as_tuple(data)]
-    model.check(*arrays)
+    objective.check(model, *arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
     total = 0.0
     with evaluating(model), random_state.isolated(seed, model.device):

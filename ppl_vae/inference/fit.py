@@ -11,7 +11,7 @@ import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor
 
-from ppl_vae.checks import as_numpy, check_at_least
+from ppl_vae.checks import as_numpy, check_whole
 from ppl_vae.inference import faults, random_state
 from ppl_vae.inference.batches import Batches, as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
@@ -70,14 +70,20 @@ def fit(
         ValueError: an argument is not what it should be, or a parameter receives no gradient.
         FloatingPointError: the loss became NaN or infinite; the last checkpoint stays.
     """
-    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
-        check_at_least(name, number, 1)
-    if not 0 < lr < float("inf"):
+    for name, number, least in (
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+    ):
+        check_whole(name, number, least)
+    if not (isinstance(lr, float | int) and 0 < lr < float("inf")):
         raise ValueError(f"lr should be a positive number, was {lr!r}")
     arrays = as_tuple(data)
     given = _as_objective(objective)
     found = find_device(device)
     prepared = given.prepare(model, *arrays)
+    if validation is not None and not callable(validation):
+        given.check(model, *as_tuple(validation))
     trainer = _Trainer(model.to(found), prepared, arrays, found, batch_size, lr)
     folder = None if out is None else Path(out)
     settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
@@ -180,7 +186,7 @@ class _Trainer:
             loss.backward()
         if self.steps == 0:
             faults.check_gradients(self.model)
-            with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(True):
+            with torch.random.fork_rng(), pyro.validation_enabled(True):
                 self.loss(batch)
         self.optimizer.step()
         self.steps += 1

@@ -8,7 +8,7 @@ import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor
 
-from ppl_vae.checks import check_at_least
+from ppl_vae.checks import check_whole
 from ppl_vae.inference.draws import Program
 
 
@@ -24,8 +24,8 @@ class Objective(PyroELBO):
     """
 
     def __init__(self, k: int = 1, *, max_plate_nesting: int = 1) -> None:
-        check_at_least("k", k, 1)
-        check_at_least("max_plate_nesting", max_plate_nesting, 1)
+        check_whole("k", k, 1)
+        check_whole("max_plate_nesting", max_plate_nesting, 1)
         settings = {"num_particles": k, "max_plate_nesting": max_plate_nesting}
         super().__init__(**settings)  # type: ignore[no-untyped-call]
         self.k = k
@@ -48,13 +48,17 @@ class Objective(PyroELBO):
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
 
+    def check(self, model: Any, *data: Any) -> None:
+        """Raises a ValueError that names what is wrong with `data`, the arguments of the loss."""
+        model.check(*data)
+
     def prepare(self, model: Any, *data: Any) -> Self:
         """The objective for this data set, after a check of the data; called once, by `fit`.
 
         Raises:
-            ValueError: the data are not what `model.check` and the objective ask for.
+            ValueError: the data are not what the model and the objective ask for.
         """
-        model.check(*data)
+        self.check(model, *data)
         return self
 
     def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
@@ -69,16 +73,25 @@ class PyroObjective(Objective):
     """One of Pyro's own ELBO classes where an `Objective` is asked for."""
 
     def __init__(self, objective: PyroELBO) -> None:
-        if not hasattr(objective, "differentiable_loss"):
+        known = isinstance(objective, PyroELBO)
+        if not (known and hasattr(objective, "differentiable_loss")):
+            was = f"the class {objective.__name__}" if isinstance(objective, type) else None
             raise ValueError(
                 "objective should be a ppl_vae objective or a pyro.infer.ELBO with "
-                f"differentiable_loss, was {type(objective).__name__}"
+                f"differentiable_loss, was {was or type(objective).__name__}"
             )
         super().__init__()
-        self.objective = objective
+        self.objective: Any = objective
+        self.name = type(objective).__name__  # a resumed run is compared by such plain attributes
+        self.num_particles = objective.num_particles
 
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, **kwargs: Any
     ) -> Tensor:
         loss: Tensor = self.objective.differentiable_loss(model, guide, *data, **kwargs)
         return loss
+
+    def loss(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> float:
+        # TraceEnum_ELBO's differentiable_loss refuses to run without gradients.
+        with torch.no_grad():
+            return float(self.objective.loss(model, guide, *data, **kwargs))

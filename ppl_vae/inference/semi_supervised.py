@@ -8,11 +8,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.checks import as_numpy, check_at_least, check_labels, check_lengths
+from ppl_vae.checks import as_numpy, check_at_least, check_labels, check_lengths, check_whole
 from ppl_vae.data.labels import UNLABELLED
 from ppl_vae.inference.draws import Draws, Program, draw
 from ppl_vae.inference.elbo import elbo_per_datum
 from ppl_vae.inference.objective import Objective
+
 
 class SemiSupervised(Objective):
     """J^alpha of Kingma et al. 2014, for any pair whose label is the site `y`.
@@ -59,7 +60,7 @@ class SemiSupervised(Objective):
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
         check_at_least("alpha", alpha, 0)
-        check_at_least("labelled_per_batch", labelled_per_batch, 1)
+        check_whole("labelled_per_batch", labelled_per_batch, 1)
         if labelled_fraction is not None and not 0 <= labelled_fraction <= 1:
             raise ValueError(f"labelled_fraction should lie in [0, 1], was {labelled_fraction!r}")
         self.alpha = alpha
@@ -104,13 +105,23 @@ class SemiSupervised(Objective):
             draws, analytic_kl=self.analytic_kl, max_plate_nesting=self.max_plate_nesting
         )
 
-    def prepare(self, model: Any, *data: Any) -> Self:
+    def check(self, model: Any, *data: Any) -> None:
         check_lengths(*data)
+        if len(data) < 2:
+            raise ValueError("data should be those of the pair and then the labels y, had 1 array")
+        if not hasattr(model, "n_classes"):
+            raise ValueError(
+                f"model should have n_classes, the number of classes of its site 'y', "
+                f"which {type(model).__name__} has not"
+            )
         *inputs, y = data
-        labels = as_numpy(y)
-        known = labels != UNLABELLED
         model.check(*inputs)
-        check_labels("y (but for -1, unlabelled)", labels[known], model.n_classes)
+        check_labels("y", y, model.n_classes, unlabelled=True)
+
+    def prepare(self, model: Any, *data: Any) -> Self:
+        self.check(model, *data)
+        labels = as_numpy(data[-1])
+        known = labels != UNLABELLED
         missing = sorted(set(range(model.n_classes)) - set(labels[known].tolist()))
         if missing:
             raise ValueError(f"y should hold a label of every class, had none of {missing}")

@@ -17,7 +17,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from ppl_vae import files
-from ppl_vae.checks import as_numpy, check_at_least, check_lengths
+from ppl_vae.checks import as_numpy, check_lengths, check_whole
 from ppl_vae.models.nets import Network
 
 
@@ -76,7 +76,7 @@ class Model(Network):
     @torch.no_grad()
     def sample(self, n: int) -> dict[str, Tensor]:
         """n draws of every site of the model, observed sites included: site -> (n, ...)."""
-        check_at_least("n", n, 1)
+        check_whole("n", n, 1)
         trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*self.blank(n))
         nodes: Mapping[str, Any] = trace.nodes
         sites = prune_subsample_sites(trace).stochastic_nodes
@@ -90,6 +90,10 @@ class Model(Network):
         guide = poutine.trace(self.guide).get_trace(*tensors)
         trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*tensors)
         nodes: Mapping[str, Any] = trace.nodes
+        if site not in trace.observation_nodes:
+            raise ValueError(
+                f"site should be an observed one, of {trace.observation_nodes}, was {site!r}"
+            )
         mean: Tensor = nodes[site]["fn"].mean
         return mean
 
@@ -116,11 +120,17 @@ class Model(Network):
         Raises:
             ValueError: a name is missing or unknown, or a shape is another one.
         """
+        own = self.state_dict()
         state = {name: torch.tensor(as_numpy(value)) for name, value in weights.items()}
-        try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"weights should be those of this model: {error}") from error
+        faults = {
+            "missing": sorted(own.keys() - state.keys()),
+            "unknown": sorted(state.keys() - own.keys()),
+            "of another shape": [n for n in own if n in state and own[n].shape != state[n].shape],
+        }
+        if any(faults.values()):
+            what = "; ".join(f"{fault}: {names}" for fault, names in faults.items() if names)
+            raise ValueError(f"weights should be those of this {type(self).__name__}, {what}")
+        self.load_state_dict(state)
         return self
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_labels, check_lengths, check_matrix
+from ppl_vae.checks import check_arguments, check_labels, check_matrix
 from ppl_vae.models.base import ClassifierMixin, Model
 from ppl_vae.models.nets import CategoricalNet
 
@@ -21,6 +21,7 @@ class Classifier(ClassifierMixin, Model):
         x_dim: Size of a datum; data have shape (n, x_dim).
         n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
         hidden: Sizes of the hidden layers.
+        activation: Of the hidden layers.
         classifier: p(y | x), called with x.
     """
 
@@ -29,12 +30,13 @@ class Classifier(ClassifierMixin, Model):
         x_dim: int = 784,
         n_classes: int = 10,
         hidden: Sequence[int] = (500,),
+        activation: str = "softplus",
         *,
         classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.x_dim, self.n_classes = x_dim, n_classes
-        self.classifier = classifier or CategoricalNet(x_dim, n_classes, hidden)
+        self.classifier = classifier or CategoricalNet(x_dim, n_classes, hidden, activation)
 
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
         with pyro.plate("data", len(x)):
@@ -44,7 +46,7 @@ class Classifier(ClassifierMixin, Model):
         pass
 
     def check(self, *data: Any) -> None:
-        check_lengths(*data)
+        check_arguments(data, ("x",), ("x", "y"))
         check_matrix("x", data[0], self.x_dim)
         for y in data[1:]:
             check_labels("y", y, self.n_classes)

@@ -7,7 +7,7 @@ import pyro
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_labels, check_lengths, check_matrix
+from ppl_vae.checks import check_arguments, check_labels, check_matrix
 from ppl_vae.models.base import ClassifierMixin, Model
 from ppl_vae.models.nets import BernoulliNet, CategoricalNet, DiagNormalNet
 from ppl_vae.models.priors import StandardNormal, UniformCategorical
@@ -36,6 +36,7 @@ class M2(ClassifierMixin, Model):
         n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
         z_dim: Size of the latent variable ("style").
         hidden: Hidden layers of the encoder and the classifier; the decoder's are reversed.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
         prior: p(z), called without inputs.
         classifier: q(y | x), called with x.
         encoder: q(z | x, y), called with x and y as a one-hot vector.
@@ -48,6 +49,7 @@ class M2(ClassifierMixin, Model):
         n_classes: int = 10,
         z_dim: int = 50,
         hidden: Sequence[int] = (500,),
+        activation: str = "softplus",
         *,
         prior: nn.Module | None = None,
         classifier: nn.Module | None = None,
@@ -58,9 +60,9 @@ class M2(ClassifierMixin, Model):
         self.x_dim, self.n_classes = x_dim, n_classes
         self.label_prior = UniformCategorical(n_classes)
         self.prior = prior or StandardNormal(z_dim)
-        self.classifier = classifier or CategoricalNet(x_dim, n_classes, hidden)
-        self.encoder = encoder or DiagNormalNet((x_dim, n_classes), z_dim, hidden)
-        self.decoder = decoder or BernoulliNet((z_dim, n_classes), x_dim, hidden[::-1])
+        self.classifier = classifier or CategoricalNet(x_dim, n_classes, hidden, activation)
+        self.encoder = encoder or DiagNormalNet((x_dim, n_classes), z_dim, hidden, activation)
+        self.decoder = decoder or BernoulliNet((z_dim, n_classes), x_dim, hidden[::-1], activation)
 
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
         with pyro.plate("data", len(x)):
@@ -79,7 +81,7 @@ class M2(ClassifierMixin, Model):
         return F.one_hot(y, self.n_classes).to(self.label_prior.logits.dtype)
 
     def check(self, *data: Any) -> None:
-        check_lengths(*data)
+        check_arguments(data, ("x",), ("x", "y"))
         check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
         for y in data[1:]:
             check_labels("y", y, self.n_classes)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_at_least
+from ppl_vae.checks import check_whole
 
 ACTIVATIONS = ("softplus", "relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
 
@@ -50,16 +50,24 @@ class MLP(Network):
         in_dims: Size of the input, or the sizes of several inputs.
         hidden: Sizes of the hidden layers; none gives the inputs back, so only one input may be.
         activation: Name of f, the same in `torch.nn.functional` and `jax.nn`.
+        dropout: Probabilities with which inputs and hidden units are set to zero in training mode
+            (the others are scaled up; Srivastava et al., JMLR 2014).
     """
 
     def __init__(
-        self, in_dims: int | Sequence[int], hidden: Sequence[int], activation: str = "softplus"
+        self,
+        in_dims: int | Sequence[int],
+        hidden: Sequence[int],
+        activation: str = "softplus",
+        dropout: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         super().__init__()
         in_dims = (in_dims,) if isinstance(in_dims, int) else tuple(in_dims)
+        if not isinstance(hidden, Sequence):
+            raise ValueError(f"hidden should be a sequence of sizes, was {hidden!r}")
         for name, sizes in (("in_dims", in_dims), ("hidden", hidden)):
             for size in sizes:
-                check_at_least(name, size, 1)
+                check_whole(name, size, 1)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation should be one of {ACTIVATIONS}, was {activation!r}")
         if not hidden and len(in_dims) > 1:
@@ -70,12 +78,15 @@ class MLP(Network):
             self.layers.append(ConcatLinear(in_dims, hidden[0]))
             self.layers.extend(nn.Linear(*sizes) for sizes in pairwise(hidden))
         self.activation = activation
+        if not all(0 <= rate < 1 for rate in dropout):
+            raise ValueError(f"dropout should be two rates in [0, 1), was {dropout!r}")
+        self.dropout_in, self.dropout_hidden = dropout
 
     def forward(self, *inputs: Tensor) -> Tensor:
         activation = getattr(F, self.activation)
-        h: tuple[Tensor, ...] = inputs
+        h = tuple(F.dropout(value, self.dropout_in, self.training) for value in inputs)
         for layer in self.layers:
-            h = (activation(layer(*h)),)
+            h = (F.dropout(activation(layer(*h)), self.dropout_hidden, self.training),)
         return h[0]
 
 
@@ -99,6 +110,7 @@ class DiagNormalNet(Network):
         activation: str = "softplus",
     ) -> None:
         super().__init__()
+        check_whole("out_dim", out_dim, 1)
         self.trunk = MLP(in_dims, hidden, activation)
         self.loc = nn.Linear(self.trunk.out_dim, out_dim)
         self.log_var = nn.Linear(self.trunk.out_dim, out_dim)
@@ -131,6 +143,7 @@ class BernoulliNet(Network):
         activation: str = "softplus",
     ) -> None:
         super().__init__()
+        check_whole("out_dim", out_dim, 1)
         self.trunk = MLP(in_dims, hidden, activation)
         self.logits = nn.Linear(self.trunk.out_dim, out_dim)
 
@@ -148,6 +161,7 @@ class CategoricalNet(Network):
         n_classes: Number of classes.
         hidden: Sizes of the hidden layers.
         activation: Name of the activation.
+        dropout: Rates of dropout of the inputs and of the hidden units, see `MLP`.
     """
 
     def __init__(
@@ -156,9 +170,11 @@ class CategoricalNet(Network):
         n_classes: int,
         hidden: Sequence[int],
         activation: str = "softplus",
+        dropout: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         super().__init__()
-        self.trunk = MLP(in_dims, hidden, activation)
+        check_whole("n_classes", n_classes, 2)
+        self.trunk = MLP(in_dims, hidden, activation, dropout)
         self.logits = nn.Linear(self.trunk.out_dim, n_classes)
 
     def forward(self, *inputs: Tensor) -> dist.Categorical:

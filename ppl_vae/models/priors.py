@@ -3,7 +3,7 @@
 import pyro.distributions as dist
 import torch
 
-from ppl_vae.checks import check_at_least
+from ppl_vae.checks import check_whole
 from ppl_vae.models.nets import Network
 
 
@@ -14,7 +14,7 @@ class StandardNormal(Network):
 
     def __init__(self, z_dim: int) -> None:
         super().__init__()
-        check_at_least("z_dim", z_dim, 1)
+        check_whole("z_dim", z_dim, 1)
         # A buffer, so that it follows the model to its device; not a weight, so not in its file.
         self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
 
@@ -29,7 +29,7 @@ class UniformCategorical(Network):
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
-        check_at_least("n_classes", n_classes, 2)
+        check_whole("n_classes", n_classes, 2)
         self.register_buffer("logits", torch.zeros(n_classes), persistent=False)
 
     def forward(self) -> dist.Categorical:

@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_lengths, check_matrix
+from ppl_vae.checks import check_arguments, check_matrix
 from ppl_vae.models.base import Model
 from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
 from ppl_vae.models.priors import StandardNormal
@@ -23,13 +23,14 @@ class VAE(Model):
         and appendix C (Bernoulli and Gaussian multilayer perceptrons).
 
     Differs from the paper:
-        Any number of hidden layers, softplus (the paper: one layer, tanh);
+        Any number of hidden layers, softplus by default (the paper: one layer, tanh);
         torch's initialisation (the paper: N(0, 0.01)).
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         z_dim: Size of the latent variable.
         hidden: Hidden layers of the encoder; the decoder has them in reverse order.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
         prior: p(z), called without inputs.
         encoder: q(z | x), called with x.
         decoder: p(x | z), called with z. `BernoulliNet` (the default) for pixels in [0, 1],
@@ -41,6 +42,7 @@ class VAE(Model):
         x_dim: int = 784,
         z_dim: int = 50,
         hidden: Sequence[int] = (200, 200),
+        activation: str = "softplus",
         *,
         prior: nn.Module | None = None,
         encoder: nn.Module | None = None,
@@ -49,8 +51,8 @@ class VAE(Model):
         super().__init__()
         self.x_dim = x_dim
         self.prior = prior or StandardNormal(z_dim)
-        self.encoder = encoder or DiagNormalNet(x_dim, z_dim, hidden)
-        self.decoder = decoder or BernoulliNet(z_dim, x_dim, hidden[::-1])
+        self.encoder = encoder or DiagNormalNet(x_dim, z_dim, hidden, activation)
+        self.decoder = decoder or BernoulliNet(z_dim, x_dim, hidden[::-1], activation)
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -62,6 +64,5 @@ class VAE(Model):
             pyro.sample("z", self.encoder(x))  # (2)
 
     def check(self, *data: Any) -> None:
-        check_lengths(*data)
-        (x,) = data
-        check_matrix("x", x, self.x_dim, *self.support(self.decoder))
+        check_arguments(data, ("x",))
+        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
