@@ -34,7 +34,9 @@ class Settings:
     splits: int = 5
     """Number of random choices of the labelled images."""
     epochs: int = 400
-    """Passes over the unlabelled images. The classifier alone gets as many steps."""
+    """Passes over the unlabelled images."""
+    baseline_epochs: int = 1000
+    """Passes of the classifier alone over the labelled images, all in one batch."""
     batch_size: int = 200
     """Unlabelled images per batch."""
     z_dim: int = 4
@@ -70,6 +72,7 @@ DEFAULTS = {
         labels=100,
         splits=10,
         epochs=3000,
+        baseline_epochs=300,
         batch_size=500,
         z_dim=50,
         hidden=(500,),
@@ -153,14 +156,13 @@ def train_classifier(
 ) -> Result:
     """q(y | x) of M2 with the labelled images only."""
     train, known = images.train, np.flatnonzero(y >= 0)
-    batches = -(-(len(y) - len(known)) // settings.batch_size)
     backend.seed(settings.seed + split)
     network = classifier(settings, backend, images)
     model = backend.make("Classifier", **shape(images), classifier=network)
     history = backend.package.fit(
         model,
         (train.x[known], y[known]),
-        epochs=settings.epochs * batches,
+        epochs=settings.baseline_epochs,
         batch_size=len(known),
         **shared(settings, images, "labels alone", split),
     )
