@@ -50,6 +50,13 @@ def test_networks_are_the_written_out_formulas(activation: str) -> None:
     assert MLP(4, ()).out_dim == 4
 
 
+@pytest.mark.parametrize("cls", [VAE, M2, Classifier])
+def test_the_activation_of_a_model_is_that_of_all_its_networks(cls: type[Model]) -> None:
+    trunks = [module for module in cls(6, activation="tanh").modules() if isinstance(module, MLP)]
+    assert trunks
+    assert {trunk.activation for trunk in trunks} == {"tanh"}
+
+
 def test_pixels_in_grey_are_scored_by_the_formula_of_bits() -> None:
     net, z, x = BernoulliNet(2, 3, ()), torch.randn(5, 2), torch.rand(5, 3)
     p = torch.sigmoid(net.logits(z))
@@ -99,6 +106,17 @@ def test_a_reconstruction_is_the_mean_given_a_draw_of_the_guide() -> None:
     pyro.set_rng_seed(3)
     mean = model.reconstruct(x, y)
     torch.testing.assert_close(mean, model.decoder(z, model.one_hot(y)).mean.detach())
+
+
+def test_a_model_remembers_its_arguments_defaults_included() -> None:
+    described = Classifier(6).describe()
+    expected = {"x_dim": 6, "n_classes": 10, "hidden": [500], "classifier": None}
+    assert described["class"] == "Classifier"
+    assert described["arguments"].items() >= expected.items()
+    injected = VAE(6, 2, encoder=DiagNormalNet(6, 2, (3,))).describe()["arguments"]
+    expected = {"in_dims": 6, "out_dim": 2, "hidden": [3], "activation": "softplus"}
+    assert injected["encoder"] == {"class": "DiagNormalNet", "arguments": expected}
+    assert injected["hidden"] == [200, 200]
 
 
 class LearnedNormal(Network):
@@ -188,3 +206,15 @@ def test_a_model_without_programs_says_so() -> None:
     for program in (Empty().model, Empty().guide):
         with pytest.raises(TypeError, match="Empty should define"):
             program()
+
+
+def test_a_replaced_network_is_what_is_saved(tmp_path: Path) -> None:
+    model = VAE(6, 2, (4,))
+    model.decoder = BernoulliNet(2, 6, (4,), "tanh")
+    model.save(tmp_path / "vae.safetensors")
+    loaded = VAE.load(tmp_path / "vae.safetensors")
+    z = torch.randn(3, 2)
+    torch.testing.assert_close(loaded.decoder(z).mean, model.decoder(z).mean)
+    model.decoder = torch.nn.Linear(2, 6)
+    with pytest.raises(ValueError, match="decoder"):
+        model.save(tmp_path / "vae.safetensors")

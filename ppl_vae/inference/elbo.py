@@ -27,8 +27,8 @@ class ELBO(Objective):
 
     Args:
         k: Number of particles, whose average is taken.
-        analytic_kl: KL(q(z | x) || p(z)) in closed form for each latent site, where the default
-            uses log q - log p at the draw.
+        analytic_kl: KL(q(z | x) || p(z)) in closed form for each latent site in the data plate,
+            where the default uses log q - log p at the draw.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:

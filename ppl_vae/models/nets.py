@@ -5,7 +5,7 @@ Every network accepts any leading dimensions, and several inputs whose leading d
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch.nn.functional as F
@@ -21,6 +21,12 @@ class Network(Remembers, nn.Module):
     """A module that remembers its arguments, so that a model it is injected into can be saved."""
 
     backend: ClassVar[str] = "pyro"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A network that takes the place of another is what is saved from then on.
+        if name in self.__dict__.get("_modules", {}) and name in self.arguments:
+            self.arguments = {**self.arguments, name: value}
+        super().__setattr__(name, value)
 
 
 class ConcatLinear(nn.Linear):

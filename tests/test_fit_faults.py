@@ -1,0 +1,97 @@
+"""What stops a run, what it is told, and what it leaves behind then."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyro.infer import RenyiELBO, TraceGraph_ELBO
+from support import equal, make, weights
+from test_fit import VAE_CASE, run
+from torch import nn
+
+from ppl_vae import VAE
+from ppl_vae.models import DiagNormalNet
+
+
+class Poisoned(DiagNormalNet):
+    """A decoder that is NaN from its `good`-th call on."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__(2, 6, (3,))
+        self.good, self.calls = good, 0
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        self.calls += 1
+        broken = self.calls > self.good
+        return super().forward(*(inputs if not broken else [inputs[0] * float("nan")]))
+
+
+def test_a_loss_of_nan_names_the_site_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    # Three batches an epoch, and one call more for the check after the first step.
+    model = VAE(6, 2, (3,), decoder=Poisoned(good=3 + 1 + 1))
+    words = r"was nan at epoch 2, batch 2 of 3; first site at fault: 'x', whose loc is NaN"
+    with pytest.raises(FloatingPointError, match=words):
+        run(model, epochs=4, out=tmp_path)
+    assert all(p.isfinite().all() for p in model.parameters())
+    again = VAE(6, 2, (3,), decoder=Poisoned(good=10**6))
+    again.decoder.arguments["good"] = model.decoder.arguments["good"]
+    history = run(again, epochs=4, out=tmp_path, resume=True)
+    assert len(history.rows) == 4
+    assert np.isfinite(history["loss"]).all()
+
+
+class Logarithm(DiagNormalNet):
+    """A decoder that is NaN if a draw is, and the next draw need not be."""
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return super().forward(inputs[0] + 0 * (1.2 - inputs[0][0, 0]).log())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fault_of_one_draw_is_found_in_that_draw(seed: int) -> None:
+    model = VAE(6, 2, (3,), decoder=Logarithm(2, 6, (3,)))
+    with pytest.raises(FloatingPointError, match=r"first site at fault: 'x', whose loc is NaN"):
+        run(model, epochs=20, seed=seed)
+
+
+def test_an_infinite_latent_is_the_first_site_at_fault() -> None:
+    model = make(VAE_CASE)
+    with torch.no_grad():
+        model.encoder.log_var.bias.fill_(1e4)
+    with pytest.raises(FloatingPointError, match=r"epoch 1, batch 1 of 3.*'z', whose scale is inf"):
+        run(model)
+
+
+def test_a_parameter_that_is_nan_is_named() -> None:
+    model = make(VAE_CASE)
+    with torch.no_grad():
+        model.decoder.logits.bias[2] = float("nan")
+    with pytest.raises(ValueError, match=r"'decoder.logits.bias' should be finite"):
+        run(model)
+
+
+def test_a_parameter_without_gradient_is_named() -> None:
+    model = make(VAE_CASE)
+    model.spare, before = nn.Linear(2, 2), weights(model)
+    with pytest.raises(ValueError, match=r"did not: spare\.weight, spare\.bias\. .*requires_grad_"):
+        run(model)
+    assert equal({name: weights(model)[name] for name in before}, before)
+    model.spare.requires_grad_(False)
+    run(model)
+
+
+def test_a_gradient_of_zero_is_warned_of() -> None:
+    model = make(VAE_CASE)
+    with torch.no_grad():
+        model.decoder.logits.weight.zero_()
+    with pytest.warns(UserWarning, match=r"exactly zero: decoder\.trunk\.layers\.0\.weight"):
+        run(model, epochs=1)
+
+
+@pytest.mark.parametrize("objective", [TraceGraph_ELBO(), RenyiELBO(alpha=0.5, num_particles=2)])
+def test_objectives_without_a_differentiable_loss_are_refused(objective: Any) -> None:
+    name = type(objective).__name__
+    with pytest.raises(ValueError, match=rf"objective should be .*differentiable_loss, was {name}"):
+        run(make(VAE_CASE), objective=objective)

@@ -1,0 +1,55 @@
+"""Importing costs nothing, and the Pyro side never needs the other backend."""
+
+import pytest
+from support import run_python
+
+import ppl_vae
+
+HEAVY = ("torch", "pyro", "jax", "numpyro", "equinox", "sklearn", "matplotlib", "safetensors")
+SIDES = "import sys; print([name for name in {names} if name in sys.modules])"
+
+
+def imported(program: str, names: tuple[str, ...] = HEAVY) -> list[str]:
+    """Which of the packages a fresh interpreter has imported after `program`."""
+    return eval(run_python(f"{program}\n{SIDES.format(names=names)}").splitlines()[-1])
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert imported("import ppl_vae") == []
+    assert imported("import ppl_vae; dir(ppl_vae); ppl_vae.__version__") == []
+
+
+def test_importing_the_package_is_quick() -> None:
+    program = "import time; t = time.perf_counter(); import ppl_vae; print(time.perf_counter() - t)"
+    assert min(float(run_python(program)) for _ in range(5)) < 0.1
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from ppl_vae import VAE, M2, ELBO, SemiSupervised, fit",
+        "import ppl_vae.models, ppl_vae.inference, ppl_vae.data",
+        "from support import CASE, trained; trained(CASE['m2-semi-supervised'])",
+    ],
+)
+def test_the_pyro_side_never_imports_the_other(program: str) -> None:
+    names = ("torch", "jax", "jaxlib", "numpyro", "equinox", "optax")
+    assert imported(program, names) == ["torch"]
+
+
+def test_data_need_neither_backend() -> None:
+    assert imported("from ppl_vae import digits; digits()", ("torch", "pyro", "jax")) == []
+
+
+@pytest.mark.parametrize("name", ppl_vae.__all__)
+def test_every_name_is_there(name: str) -> None:
+    assert name in dir(ppl_vae)
+    assert getattr(ppl_vae, name).__module__.startswith("ppl_vae.")
+    assert getattr(ppl_vae, name).__name__ == name
+
+
+def test_rooms_are_attributes_and_other_names_are_not() -> None:
+    run_python("import ppl_vae as p; p.models.VAE, p.inference.ELBO, p.data.digits, p.M2, p.fit")
+    assert {"models", "inference", "data", "numpyro", "parity", "plots"} <= set(dir(ppl_vae))
+    with pytest.raises(AttributeError, match="'ppl_vae' has no attribute 'nothing'"):
+        _ = ppl_vae.nothing

@@ -1,0 +1,33 @@
+"""What a run shows: a bar in a terminal, a line in a log file, nothing when switched off."""
+
+import sys
+
+import pytest
+from support import make
+from test_fit import VAE_CASE, run
+
+
+def test_progress_in_a_log_file_is_a_line_and_none_when_switched_off(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(make(VAE_CASE), progress=True, label="digits", validation=lambda model: {"error": 0.25})
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith("digits: epoch 2/2, loss ")
+    assert ", error 0.25, seconds " in line
+    run(make(VAE_CASE), progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_in_a_terminal_is_a_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run(make(VAE_CASE), progress=True, validation=lambda model: {"error": 0.25})
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    last = shown.err.rstrip().split("\r")[-1]
+    assert last.startswith("VAE: 100%|")
+    assert "epoch=2/2, loss=" in last
+    assert "error=0.25" in last
