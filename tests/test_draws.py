@@ -156,3 +156,19 @@ def test_markov_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"pyro\.markov.*TraceEnum_ELBO"):
         ELBO().loss(model, lambda x: None, data())
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_pair_without_a_data_plate_has_global_terms_alone(k: int) -> None:
+    def model() -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(mean, 1.0), obs=torch.tensor(2.0))
+
+    def guide() -> None:
+        pyro.sample("mean", dist.Normal(torch.tensor(0.5), 1.0))
+
+    pyro.set_rng_seed(0)
+    ours = ELBO(k).loss(model, guide)
+    pyro.set_rng_seed(0)
+    theirs = Trace_ELBO(k, vectorize_particles=True, max_plate_nesting=1).loss(model, guide)
+    assert ours == pytest.approx(theirs, abs=1e-5)

@@ -69,6 +69,8 @@ def elbo_per_datum(
     score = _sum(site.log_prob for site in guide if site.scored)
     if score.requires_grad:
         bound = bound + bound.detach() * (score - score.detach())
+    if bound.dim() == 0:  # no site lies in the data plate
+        bound = bound.reshape(1, 1)
     particles, n = bound.shape[-2:]
     return bound.reshape(-1, particles, n).sum(0).mean(0)
 
@@ -139,4 +141,5 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _sum(terms: Any) -> Tensor:
+    # Without dimensions, so that it lies beside tensors of any device.
     return reduce(torch.add, terms, torch.zeros(()))

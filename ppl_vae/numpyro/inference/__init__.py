@@ -1,0 +1,21 @@
+"""The catalogue of objectives, as `ppl_vae.inference`."""
+
+from ppl_vae.numpyro.inference.elbo import ELBO
+from ppl_vae.numpyro.inference.evaluate import mean_loss
+from ppl_vae.numpyro.inference.fit import fit
+from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.numpyro.inference.semi_supervised import SemiSupervised
+from ppl_vae.runs import History
+
+__all__ = [
+    # objectives
+    "ELBO",
+    "SemiSupervised",
+    # to build on
+    "Objective",
+    # training
+    "History",
+    "fit",
+    # measuring
+    "mean_loss",
+]

@@ -1,0 +1,49 @@
+"""What a trained model is worth, as `ppl_vae.inference.evaluate`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+
+from ppl_vae.checks import check_whole
+from ppl_vae.numpyro.inference.batches import Batches, as_tuple
+from ppl_vae.numpyro.inference.elbo import ELBO
+from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.numpyro.models.base import Model, parameters
+
+
+def mean_loss(
+    model: Model,
+    data: Any,
+    objective: Objective | None = None,
+    *,
+    batch_size: int = 1000,
+    seed: int = 0,
+) -> float:
+    """The loss per datum, in nats: with the default `ELBO()`, minus the evidence lower bound.
+
+    Args:
+        model: The pair.
+        data: The argument of `model.model`, or a tuple of its arguments; of dynamically binarised
+            pixels one draw is taken.
+        objective: What is averaged.
+        batch_size: Data that are looked at together; it bounds the memory.
+        seed: Of the draws and the pixels.
+    """
+    check_whole("batch_size", batch_size, 1)
+    objective = ELBO() if objective is None else objective
+    # One draw of dynamic pixels, the same in both backends.
+    arrays = [x.sample(seed) if hasattr(x, "probs") else x for x in as_tuple(data)]
+    objective.check(model, *arrays)
+    weight = next(iter(parameters(model).values()))
+    batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)
+    total = 0.0
+    for number, start in enumerate(range(0, len(batches), batch_size)):
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        batch = [array[start : start + batch_size] for array in batches.arrays]
+        # NumPyro's checks would stop the run of a model that has gone wrong.
+        with numpyro.validation_enabled(False):
+            loss = objective.differentiable_loss(model.model, model.guide, *batch, key=key)
+        total += float(jnp.asarray(loss))
+    return total / len(batches)

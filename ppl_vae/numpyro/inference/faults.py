@@ -1,0 +1,91 @@
+"""Finding what is at fault, as `ppl_vae.inference.faults`."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import Array
+from jax.extend.core import Literal
+from numpyro.primitives import Messenger
+
+from ppl_vae.numpyro.inference.draws import peel
+
+
+def check_finite_parameters(parameters: Mapping[str, Array]) -> None:
+    """Raises a ValueError that names a parameter which holds NaN or infinity."""
+    for name, value in parameters.items():
+        if not bool(jnp.isfinite(value).all()):
+            raise ValueError(f"parameter {name!r} should be finite, held NaN or infinity")
+
+
+def check_gradients(
+    loss: Callable[..., Array], parameters: Mapping[str, Array], *inputs: Any
+) -> None:
+    """Before the first step: every parameter will receive a gradient of loss(parameters, *inputs).
+
+    A parameter that the loss does not depend on has a gradient of zeros in JAX, like one that
+    happens to be flat; what tells them apart is that its zeros are computed from nothing.
+
+    Raises:
+        ValueError: some will receive none, so that they would never be trained.
+    """
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(parameters, *inputs).jaxpr
+    computed = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(not isinstance(v, Literal) and v in computed for v in equation.invars):
+            computed.update(equation.outvars)
+    absent = [
+        name  # in the order in which jax flattens a dictionary
+        for name, gradient in zip(sorted(parameters), jaxpr.outvars, strict=True)
+        if isinstance(gradient, Literal) or gradient not in computed
+    ]
+    if absent:
+        raise ValueError(
+            f"every parameter should receive a gradient, but these did not: {', '.join(absent)}. "
+            "Use them in model or guide"
+        )
+
+
+def warn_of_zeros(moments: Mapping[str, Array]) -> None:
+    """After the first epoch, of Adam's first moments: which gradients were zero in every batch."""
+    zero = [name for name, moment in moments.items() if not bool(moment.any())]
+    if zero:
+        warnings.warn(
+            f"the gradient of these parameters is exactly zero: {', '.join(zero)}", stacklevel=2
+        )
+
+
+def first_fault(loss: Callable[[], Any]) -> str:
+    """Runs `loss` again, not compiled, and says which site is the first to be not finite."""
+    tap = _Tap()
+    # NumPyro's own checks would raise at the first NaN and not name the site.
+    with numpyro.validation_enabled(False), tap:
+        loss()
+    return tap.fault or "every site was finite when the batch was run again"
+
+
+class _Tap(Messenger):  # type: ignore[misc]
+    """Looks at every sample site of whatever runs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault: str | None = None
+
+    def postprocess_message(self, msg: Any) -> None:
+        if self.fault is not None or msg["type"] != "sample":
+            return
+        fn, _ = peel(msg["fn"])
+        while hasattr(fn, "base_dist"):
+            fn = fn.base_dist
+        looked_at = {name: vars(fn).get(name) for name in fn.arg_constraints}
+        looked_at["value"] = msg["value"]
+        looked_at["log density"] = msg["fn"].log_prob(msg["value"])
+        for what, value in looked_at.items():
+            if value is not None and not np.isfinite(value).all():
+                kind = "NaN" if np.isnan(value).any() else "infinite"
+                self.fault = f"first site at fault: {msg['name']!r}, whose {what} is {kind}"
+                return

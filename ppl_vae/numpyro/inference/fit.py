@@ -1,0 +1,244 @@
+"""Training of a model/guide pair, as `ppl_vae.inference.fit`: one compiled program per epoch."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from numpyro.infer import ELBO as NumPyroELBO
+
+from ppl_vae.checks import check_whole
+from ppl_vae.numpyro.inference import faults
+from ppl_vae.numpyro.inference.batches import Batches, as_tuple, find_device
+from ppl_vae.numpyro.inference.elbo import ELBO
+from ppl_vae.numpyro.inference.evaluate import mean_loss
+from ppl_vae.numpyro.inference.objective import NumPyroObjective, Objective
+from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
+from ppl_vae.numpyro.models.nets import training
+from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part
+
+Validation = Callable[[Any], Mapping[str, float]]
+Weights: TypeAlias = dict[str, Array]
+
+
+def fit(
+    model: Model,
+    data: Any,
+    objective: NumPyroELBO | None = None,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    device: str | jax.Device = "auto",
+    seed: int = 0,
+    validation: Validation | Any = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    label: str | None = None,
+    progress: bool = True,
+) -> History:
+    """Trains every parameter of `model` by Adam; the trained model is `fit(model, ...).model`.
+
+    As `ppl_vae.inference.fit`, but the given model stays as it is.
+    Equal arguments give equal weights, bit for bit on one machine's CPU, whether the run was
+    interrupted and resumed or not.
+
+    Args:
+        model: The pair.
+        data: The argument of `model.model`, or a tuple of its arguments: arrays of any kind or
+            `ppl_vae.data.Dynamic` pixels with a first dimension of one length.
+        objective: A ppl_vae.numpyro objective or a `numpyro.infer.ELBO`; by default `ELBO()`.
+        epochs: Number of epochs, those before a resume included.
+        batch_size: Data per batch; the last batch of an epoch may be smaller.
+        lr: Adam's step size.
+        device: "auto" (what jax prefers), "cpu", "cuda" or a jax.Device.
+        seed: Of everything random: order of the data, pixels, draws. Not of the initial weights,
+            which the model got when it was made.
+        validation: Called with the model after every epoch, gives names and numbers to report; or
+            data like `data`, whose loss is reported as "validation_loss".
+        out: Folder for metrics.csv and a checkpoint per epoch, made if need be. Without `resume`, a
+            run that is there is replaced.
+        resume: Go on from the checkpoint in `out`, if there is one.
+        label: What the progress bar is called; by default the model's class.
+        progress: Whether to show progress.
+
+    Returns:
+        The trained model, and loss and validation of every epoch.
+
+    Raises:
+        ValueError: an argument is not what it should be, or a parameter receives no gradient.
+        FloatingPointError: the loss became NaN or infinite; the last checkpoint stays.
+    """
+    for name, number, least in (
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+    ):
+        check_whole(name, number, least)
+    if not (isinstance(lr, float | int) and 0 < lr < float("inf")):
+        raise ValueError(f"lr should be a positive number, was {lr!r}")
+    arrays = as_tuple(data)
+    given = _as_objective(objective)
+    found = find_device(device)
+    prepared = given.prepare(model, *arrays)
+    if validation is not None and not callable(validation):
+        given.check(model, *as_tuple(validation))
+    trainer = _Trainer(model, prepared, arrays, found, batch_size, lr, seed)
+    folder = None if out is None else Path(out)
+    settings = {"batch_size": batch_size, "lr": lr, "seed": seed, "backend": model.backend}
+    run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
+    checkpoint = Checkpoint.find(folder, run) if resume else None
+    done = 0 if checkpoint is None else checkpoint.epoch
+    trainer.start(checkpoint)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    metrics = Metrics(folder, done)
+    with Progress(label or type(model).__name__, epochs, done, progress) as bar:
+        for epoch in range(done + 1, epochs + 1):
+            start = time.perf_counter()
+            row = {"epoch": float(epoch), "loss": trainer.epoch(epoch)}
+            row |= _validate(trainer.trained(), given, validation)
+            row["seconds"] = time.perf_counter() - start
+            metrics.append(row)
+            bar.epoch(row)
+            if folder is not None:
+                trainer.checkpoint(run, epoch).save(folder)
+    return History(trainer.trained(), metrics.rows, folder)
+
+
+class _Trainer:
+    """The state of a run, and the program that takes it through an epoch."""
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective,
+        arrays: tuple[Any, ...],
+        device: jax.Device,
+        batch_size: int,
+        lr: float,
+        seed: int,
+    ) -> None:
+        self.model, self.objective, self.arrays = model, objective, arrays
+        self.device, self.batch_size, self.seed = device, batch_size, seed
+        self.weights = self._place(parameters(model))
+        if not self.weights:
+            raise ValueError("model should have a parameter to train, had none")
+        faults.check_finite_parameters(self.weights)
+        self.batches = Batches(arrays, device, next(iter(self.weights.values())).dtype)
+        self.optimizer = optax.adam(lr)
+        self.adam = self._place(self.optimizer.init(self.weights))
+        self.run = jax.jit(self._run, donate_argnums=0)
+        self.new = True
+
+    def start(self, checkpoint: Checkpoint | None) -> None:
+        """Begins a run, or goes on where the checkpoint was made.
+
+        There are no random states: order and draws of an epoch follow from the seed and its number.
+        """
+        if checkpoint is None:
+            return
+        self.new = False
+        weights = part(checkpoint.arrays, "model")
+        self.weights = self._place({name: weights[name] for name in self.weights})
+        leaves = part(checkpoint.arrays, "optimizer")
+        new = [leaves[str(number)] for number in range(len(leaves))]
+        self.adam = self._place(jax.tree.unflatten(jax.tree.structure(self.adam), new))
+
+    def _place(self, state: Any) -> Any:
+        """A copy on the device, because the program takes over the memory of its state."""
+        return jax.device_put(jax.tree.map(np.array, state), self.device)
+
+    def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
+        """Everything that `start` needs to go on after `epoch`."""
+        arrays = {f"model.{name}": np.array(value) for name, value in self.weights.items()}
+        for number, leaf in enumerate(jax.tree.leaves(self.adam)):
+            arrays[f"optimizer.{number}"] = np.array(leaf)
+        return Checkpoint(run, epoch, arrays, {})
+
+    def trained(self) -> Any:
+        """The model with the weights of this moment."""
+        return with_parameters(self.model, jax.tree.map(jnp.copy, self.weights))
+
+    def epoch(self, epoch: int) -> float:
+        """Trains on every datum once; the mean loss per datum over the batches."""
+        order = np.random.default_rng([self.seed, epoch])
+        indices = self.objective.batches(self.batch_size, order, *self.arrays)
+        key = jax.random.fold_in(jax.random.key(self.seed), epoch)
+        data = self.batches.arrays
+        if self.new:
+            faults.check_gradients(self.loss, self.weights, data, indices[0], key)
+        # Batches of one size are the steps of a loop; a smaller last one is a step of its own.
+        size = len(indices[0])
+        loop = np.stack([index for index in indices if len(index) == size])
+        rest = [index for index in indices if len(index) != size]
+        state = (self.weights, self.adam, jnp.array(True))
+        (self.weights, self.adam, _), losses = self.run(state, data, loop, rest, key)
+        values = np.asarray(losses)
+        if not np.isfinite(values).all():
+            self._stop(epoch, indices, values, key)
+        if self.new:
+            faults.warn_of_zeros(self.adam[0].mu)
+            self.new = False
+        return float(np.mean(values, dtype=np.float64))
+
+    def loss(self, weights: Weights, data: tuple[Array, ...], index: Array, key: Array) -> Array:
+        """The loss per datum of the batch at `index`."""
+        for_pixels, for_draws = jax.random.split(key)
+        batch = self.batches.take(data, index, for_pixels)
+        model = with_parameters(self.model, weights)
+        with training():
+            total = self.objective.differentiable_loss(
+                model.model, model.guide, *batch, key=for_draws
+            )
+        return total / len(index)
+
+    def _run(self, state: Any, data: Any, loop: Array, rest: list[Array], key: Array) -> Any:
+        def step(state: Any, batch: tuple[Array, Array]) -> Any:
+            (weights, adam, alive), (number, index) = state, batch
+            step_key = jax.random.fold_in(key, number)
+            loss, gradient = jax.value_and_grad(self.loss)(weights, data, index, step_key)
+            updates, new_adam = self.optimizer.update(gradient, adam, weights)
+            new = (optax.apply_updates(weights, updates), new_adam)
+            # After a fault the state stays as it was, for `_stop` to run the batch again.
+            alive = alive & jnp.isfinite(loss)
+            kept = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, (weights, adam))
+            return (*kept, alive), loss
+
+        state, losses = lax.scan(step, state, (jnp.arange(len(loop)), loop))
+        for number, index in enumerate(rest, start=len(loop)):
+            state, last = step(state, (jnp.array(number), index))
+            losses = jnp.append(losses, last)
+        return state, losses
+
+    def _stop(self, epoch: int, indices: list[np.ndarray], losses: np.ndarray, key: Array) -> None:
+        number = int(np.flatnonzero(~np.isfinite(losses))[0])
+        index, step_key = jnp.asarray(indices[number]), jax.random.fold_in(key, number)
+        fault = faults.first_fault(
+            lambda: self.loss(self.weights, self.batches.arrays, index, step_key)
+        )
+        raise FloatingPointError(
+            f"loss should be finite, was {losses[number]} at epoch {epoch}, "
+            f"batch {number + 1} of {len(indices)}; {fault}. "
+            "The checkpoint of the last epoch, if there is one, is good"
+        )
+
+
+def _as_objective(objective: NumPyroELBO | None) -> Objective:
+    if objective is None:
+        return ELBO()
+    return objective if isinstance(objective, Objective) else NumPyroObjective(objective)
+
+
+def _validate(model: Model, objective: Objective, validation: Any) -> dict[str, float]:
+    """The numbers to report after an epoch; draws are the same after every epoch."""
+    if validation is None:
+        return {}
+    if not callable(validation):
+        return {"validation_loss": mean_loss(model, validation, objective)}
+    return {name: float(value) for name, value in validation(model).items()}

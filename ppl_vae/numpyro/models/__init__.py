@@ -1,0 +1,36 @@
+"""The catalogue of models, as `ppl_vae.models`."""
+
+from ppl_vae.numpyro.models.base import ClassifierMixin, Model
+from ppl_vae.numpyro.models.classifier import Classifier
+from ppl_vae.numpyro.models.m2 import M2
+from ppl_vae.numpyro.models.nets import (
+    MLP,
+    BernoulliNet,
+    CategoricalNet,
+    ConcatLinear,
+    DiagNormalNet,
+    Network,
+)
+from ppl_vae.numpyro.models.priors import StandardNormal, UniformCategorical
+from ppl_vae.numpyro.models.vae import VAE
+
+__all__ = [
+    # to build on
+    "Model",
+    "ClassifierMixin",
+    "Network",
+    # conditional distributions and their trunks
+    "MLP",
+    "BernoulliNet",
+    "CategoricalNet",
+    "ConcatLinear",
+    "DiagNormalNet",
+    # distributions of latent variables
+    "StandardNormal",
+    "UniformCategorical",
+    # one layer of latent variables
+    "VAE",
+    # labels
+    "Classifier",
+    "M2",
+]

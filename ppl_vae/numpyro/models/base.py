@@ -1,0 +1,181 @@
+"""What every NumPyro model/guide pair shares: its arguments, its file, its samples."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import Array
+from jax.tree_util import GetAttrKey, SequenceKey
+from numpyro import handlers
+
+from ppl_vae import files
+from ppl_vae.checks import as_numpy, check_lengths, check_whole
+from ppl_vae.numpyro.models.nets import Network
+
+
+class Model(Network):
+    """A model p(x, z) and its guide q(z | x): the methods `model(*data)` and `guide(*data)`.
+
+    As `ppl_vae.models.Model`, but for what never changes: an instance. `with_weights` returns a new
+    one.
+
+    NumPyro users: `SVI(m.model, m.guide, numpyro.optim.Adam(...), ELBO())` trains the parameters of
+    `m`, which both programs show as `numpyro.param` sites by torch's names; the trained model is
+    `m.with_weights(svi.get_params(state))`.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("model", "guide"):
+            if name in cls.__dict__:
+                setattr(cls, name, _shown_to_numpyro(cls.__dict__[name]))
+
+    def model(self, *data: Any) -> None:
+        """The generative model, a NumPyro program: p(x, z)."""
+        raise TypeError(f"{type(self).__name__} should define model(*data), which it does not")
+
+    def guide(self, *data: Any) -> None:
+        """The approximate posterior, a NumPyro program: q(z | x)."""
+        raise TypeError(f"{type(self).__name__} should define guide(*data), which it does not")
+
+    def check(self, *data: Any) -> None:
+        """Raises a ValueError that names what is wrong with `data`, the arguments of `model`."""
+        check_lengths(*data)
+
+    @staticmethod
+    def support(network: Any) -> tuple[float, float]:
+        """The interval of values that the distributions of `network` are for."""
+        low, high = getattr(network, "support", (-np.inf, np.inf))
+        return float(low), float(high)
+
+    def blank(self, n: int) -> tuple[Array, ...]:
+        """Data of size n without content, which tell `sample` the shapes of the observed sites."""
+        x_dim: int = self.x_dim  # type: ignore[attr-defined]
+        return (jnp.zeros((n, x_dim)),)
+
+    def sample(self, n: int, *, key: Array) -> dict[str, Array]:
+        """n draws of every site of the model, observed sites included: site -> (n, ...)."""
+        check_whole("n", n, 1)
+        program = handlers.seed(handlers.uncondition(self.model), key)
+        sites = handlers.trace(program).get_trace(*self.blank(n)).values()
+        return {site["name"]: site["value"] for site in sites if site["type"] == "sample"}
+
+    def reconstruct(self, *data: Any, key: Array, site: str = "x") -> Array:
+        """The mean of p(x | z) with z drawn from the guide: (n, x_dim) for data of n rows."""
+        self.check(*data)
+        data = tuple(_as_jax(part) for part in data)
+        for_guide, for_model = jax.random.split(key)
+        guide = handlers.trace(handlers.seed(self.guide, for_guide)).get_trace(*data)
+        replayed = handlers.replay(handlers.seed(self.model, for_model), guide)
+        sites = handlers.trace(replayed).get_trace(*data)
+        observed = [name for name, node in sites.items() if node.get("is_observed")]
+        if site not in observed:
+            raise ValueError(f"site should be an observed one, of {observed}, was {site!r}")
+        mean: Array = sites[site]["fn"].mean
+        return mean
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The weights by torch's parameter names."""
+        return {name: np.asarray(value) for name, value in parameters(self).items()}
+
+    def save(self, path: str | Path) -> None:
+        """Writes the arguments (JSON, in the header) and the weights to one safetensors file."""
+        files.write(Path(path), self.state_dict(), self.describe())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The model that `save` wrote, in this backend or in the other.
+
+        Raises:
+            ValueError: the file is damaged, or holds another class or other weights.
+        """
+        weights, description = files.read(Path(path))
+        key = jax.random.key(0)  # of the weights that are replaced at once
+        return cls.from_description(description, key=key).with_weights(weights)
+
+    def with_weights(self, weights: Mapping[str, Any]) -> Self:
+        """This model with other weights (arrays of any kind, by torch's parameter names).
+
+        Raises:
+            ValueError: a name is missing or unknown, or a shape is another one.
+        """
+        own = parameters(self)
+        new = {name: _as_jax(value) for name, value in weights.items()}
+        faults = {
+            "missing": sorted(own.keys() - new.keys()),
+            "unknown": sorted(new.keys() - own.keys()),
+            "of another shape": [n for n in own if n in new and own[n].shape != new[n].shape],
+        }
+        if any(faults.values()):
+            what = "; ".join(f"{fault}: {names}" for fault, names in faults.items() if names)
+            raise ValueError(f"weights should be those of this {type(self).__name__}, {what}")
+        new = {name: new[name].astype(value.dtype) for name, value in own.items()}
+        changed: Self = with_parameters(self, new)
+        return changed
+
+
+class ClassifierMixin:
+    """Class probabilities from the network `classifier`, under scikit-learn's names."""
+
+    def predict_proba(self: Any, x: Any) -> Array:
+        """q(y | x): (n, n_classes) for x of shape (n, x_dim), an array of any kind.
+
+        Of dynamically binarised pixels (`ppl_vae.data.Dynamic`) the means are taken.
+        """
+        x = getattr(x, "probs", x)
+        self.check(x)
+        probs: Array = self.classifier(_as_jax(x)).probs
+        return probs
+
+    def predict(self, x: Any) -> Array:
+        """The most probable class: (n,) for x of shape (n, x_dim)."""
+        probs: Array = self.predict_proba(x)
+        return probs.argmax(-1)
+
+
+def parameters(module: eqx.Module) -> dict[str, Array]:
+    """The floating arrays of a module, by torch's names ("encoder.trunk.layers.0.weight")."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(module, eqx.is_inexact_array))
+    return {_dotted(path): value for path, value in leaves}
+
+
+def with_parameters(module: Any, values: Mapping[str, Any]) -> Any:
+    """The module with `values` in the place of `parameters(module)`."""
+    ours, others = eqx.partition(module, eqx.is_inexact_array)
+    new = jax.tree_util.tree_map_with_path(lambda path, _: values[_dotted(path)], ours)
+    return eqx.combine(new, others)
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    parts = []
+    for entry in path:
+        if isinstance(entry, GetAttrKey):
+            parts.append(entry.name)
+        else:
+            parts.append(str(entry.idx if isinstance(entry, SequenceKey) else entry.key))
+    return ".".join(parts)
+
+
+def _as_jax(value: Any) -> Array:
+    return value if isinstance(value, jax.Array) else jnp.asarray(as_numpy(value))
+
+
+def _shown_to_numpyro(program: Callable[..., None]) -> Callable[..., None]:
+    """`program`, which shows its module's arrays as `numpyro.param` sites and uses their values.
+
+    So SVI finds and replaces them. Where nothing replaces them they are the module's own, through
+    which `fit` differentiates.
+    """
+
+    @functools.wraps(program)
+    def shown(self: Model, *data: Any, **kwargs: Any) -> None:
+        values = {name: numpyro.param(name, value) for name, value in parameters(self).items()}
+        program(with_parameters(self, values), *data, **kwargs)
+
+    return shown

@@ -1,0 +1,258 @@
+"""Conditional distributions, as `ppl_vae.models.nets`: modules that return a distribution.
+
+Equinox modules serve as containers of arrays with torch's names, layouts and initialisation.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar, Self, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+
+from ppl_vae.arguments import Remembers
+from ppl_vae.checks import check_whole
+
+Conditional: TypeAlias = Callable[..., dist.Distribution]
+"""A network: called with values, it gives a distribution."""
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "softplus": jax.nn.softplus,
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "elu": jax.nn.elu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "gelu": partial(jax.nn.gelu, approximate=False),  # torch's default is the exact one
+    "silu": jax.nn.silu,
+    "sigmoid": jax.nn.sigmoid,
+}
+
+
+class _Arguments(dict[str, Any]):
+    """Arguments as part of a module's structure, which jit compares: hashable, never changed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+
+def _structure(value: Any) -> Any:
+    """`value` without arrays: of a network that was injected, what it is and not its weights."""
+    if isinstance(value, eqx.Module):
+        return eqx.filter(value, lambda _: False)
+    if isinstance(value, list | tuple):
+        return tuple(_structure(item) for item in value)
+    return value
+
+
+class Network(Remembers, eqx.Module):
+    """An Equinox module that remembers its arguments, all but the random key."""
+
+    backend: ClassVar[str] = "numpyro"
+    arguments: Mapping[str, Any] = eqx.field(static=True)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls, *args, **kwargs)
+        given = getattr(self, "arguments", {})
+        kept = _Arguments({name: _structure(v) for name, v in given.items() if name != "key"})
+        object.__setattr__(self, "arguments", kept)
+        return self
+
+
+class Linear(eqx.Module):
+    """W x + c with torch's layout, (out_dim, in_dim), and torch's initialisation."""
+
+    weight: Array
+    bias: Array
+
+    def __init__(self, in_dim: int, out_dim: int, *, key: Array) -> None:
+        bound = 1 / math.sqrt(in_dim)
+        for_weight, for_bias = jax.random.split(key)
+        self.weight = jax.random.uniform(for_weight, (out_dim, in_dim), minval=-bound, maxval=bound)
+        self.bias = jax.random.uniform(for_bias, (out_dim,), minval=-bound, maxval=bound)
+
+    def __call__(self, *inputs: Array) -> Array:
+        (x,) = inputs
+        return x @ self.weight.T + self.bias
+
+
+class ConcatLinear(Linear):
+    """W [a, b, ...] + c of the concatenated inputs, computed as W_a a + W_b b + ... + c."""
+
+    in_dims: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, in_dims: Sequence[int], out_dim: int, *, key: Array) -> None:
+        super().__init__(sum(in_dims), out_dim, key=key)
+        self.in_dims = tuple(in_dims)
+
+    def __call__(self, *inputs: Array) -> Array:
+        (first, weight), *others = zip(inputs, self._split(), strict=True)
+        out = first @ weight.T + self.bias
+        for value, weight in others:
+            out = out + value @ weight.T
+        return out
+
+    def _split(self) -> Iterable[Array]:
+        ends = [sum(self.in_dims[: i + 1]) for i in range(len(self.in_dims) - 1)]
+        return jnp.split(self.weight, ends, axis=1)
+
+
+_is_training: ContextVar[bool] = ContextVar("training", default=False)
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Networks are in training mode inside, as torch's are after `train()`; `fit` uses it."""
+    token = _is_training.set(True)
+    try:
+        yield
+    finally:
+        _is_training.reset(token)
+
+
+def _dropout(value: Array, rate: float) -> Array:
+    if rate == 0 or not _is_training.get():
+        return value
+    keep = jax.random.bernoulli(numpyro.prng_key(), 1 - rate, value.shape)
+    return jnp.where(keep, value / (1 - rate), 0.0)
+
+
+class MLP(Network):
+    """h_i = f(W_i h_{i-1} + b_i), as `ppl_vae.models.MLP`.
+
+    Dropout takes its random key from the program (`handlers.seed`) in which the network is called.
+    """
+
+    layers: tuple[Linear, ...]
+    out_dim: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+    dropout_in: float = eqx.field(static=True)
+    dropout_hidden: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_dims: int | Sequence[int],
+        hidden: Sequence[int],
+        activation: str = "softplus",
+        dropout: tuple[float, float] = (0.0, 0.0),
+        *,
+        key: Array,
+    ) -> None:
+        in_dims = (in_dims,) if isinstance(in_dims, int) else tuple(in_dims)
+        if not isinstance(hidden, Sequence):
+            raise ValueError(f"hidden should be a sequence of sizes, was {hidden!r}")
+        for name, sizes in (("in_dims", in_dims), ("hidden", hidden)):
+            for size in sizes:
+                check_whole(name, size, 1)
+        if activation not in ACTIVATIONS:
+            known = tuple(ACTIVATIONS)
+            raise ValueError(f"activation should be one of {known}, was {activation!r}")
+        if not hidden and len(in_dims) > 1:
+            raise ValueError(f"hidden should name a layer to join {len(in_dims)} inputs, was empty")
+        self.out_dim = hidden[-1] if hidden else in_dims[0]
+        layers: list[Linear] = []
+        if hidden:
+            first, *keys = jax.random.split(key, len(hidden))
+            layers.append(ConcatLinear(in_dims, hidden[0], key=first))
+            layers.extend(
+                Linear(*sizes, key=k) for sizes, k in zip(pairwise(hidden), keys, strict=True)
+            )
+        self.layers = tuple(layers)
+        self.activation = activation
+        if not all(0 <= rate < 1 for rate in dropout):
+            raise ValueError(f"dropout should be two rates in [0, 1), was {dropout!r}")
+        self.dropout_in, self.dropout_hidden = dropout
+
+    def __call__(self, *inputs: Array) -> Array:
+        activation = ACTIVATIONS[self.activation]
+        h = tuple(_dropout(value, self.dropout_in) for value in inputs)
+        for layer in self.layers:
+            h = (_dropout(activation(layer(*h)), self.dropout_hidden),)
+        return h[0]
+
+
+class DiagNormalNet(Network):
+    """N(loc(h), diag exp(log_var(h))), as `ppl_vae.models.DiagNormalNet`."""
+
+    support: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
+    trunk: MLP
+    loc: Linear
+    log_var: Linear
+
+    def __init__(
+        self,
+        in_dims: int | Sequence[int],
+        out_dim: int,
+        hidden: Sequence[int],
+        activation: str = "softplus",
+        *,
+        key: Array,
+    ) -> None:
+        check_whole("out_dim", out_dim, 1)
+        for_trunk, for_loc, for_log_var = jax.random.split(key, 3)
+        self.trunk = MLP(in_dims, hidden, activation, key=for_trunk)
+        self.loc = Linear(self.trunk.out_dim, out_dim, key=for_loc)
+        self.log_var = Linear(self.trunk.out_dim, out_dim, key=for_log_var)
+
+    def __call__(self, *inputs: Array) -> dist.Distribution:
+        h = self.trunk(*inputs)
+        return dist.Normal(self.loc(h), jnp.exp(0.5 * self.log_var(h))).to_event(1)
+
+
+class BernoulliNet(Network):
+    """prod_d Bernoulli(x_d | sigmoid(logits_d(h))), as `ppl_vae.models.BernoulliNet`."""
+
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    trunk: MLP
+    logits: Linear
+
+    def __init__(
+        self,
+        in_dims: int | Sequence[int],
+        out_dim: int,
+        hidden: Sequence[int],
+        activation: str = "softplus",
+        *,
+        key: Array,
+    ) -> None:
+        check_whole("out_dim", out_dim, 1)
+        for_trunk, for_logits = jax.random.split(key)
+        self.trunk = MLP(in_dims, hidden, activation, key=for_trunk)
+        self.logits = Linear(self.trunk.out_dim, out_dim, key=for_logits)
+
+    def __call__(self, *inputs: Array) -> dist.Distribution:
+        # Models check that pixels lie in `support`; numpyro's own check would refuse grey levels.
+        logits = self.logits(self.trunk(*inputs))
+        return dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
+
+
+class CategoricalNet(Network):
+    """Categorical(softmax(logits(h))), as `ppl_vae.models.CategoricalNet`."""
+
+    trunk: MLP
+    logits: Linear
+
+    def __init__(
+        self,
+        in_dims: int | Sequence[int],
+        n_classes: int,
+        hidden: Sequence[int],
+        activation: str = "softplus",
+        dropout: tuple[float, float] = (0.0, 0.0),
+        *,
+        key: Array,
+    ) -> None:
+        check_whole("n_classes", n_classes, 2)
+        for_trunk, for_logits = jax.random.split(key)
+        self.trunk = MLP(in_dims, hidden, activation, dropout, key=for_trunk)
+        self.logits = Linear(self.trunk.out_dim, n_classes, key=for_logits)
+
+    def __call__(self, *inputs: Array) -> dist.Distribution:
+        return dist.Categorical(logits=self.logits(self.trunk(*inputs)))

@@ -1,0 +1,70 @@
+"""The variational autoencoder."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpyro
+from jax import Array
+
+from ppl_vae.checks import check_arguments, check_matrix
+from ppl_vae.numpyro.models.base import Model
+from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
+from ppl_vae.numpyro.models.priors import StandardNormal
+
+
+class VAE(Model):
+    """Variational autoencoder, as `ppl_vae.models.VAE`.
+
+        p(x, z)  = p(z) p(x | z),    p(z) = N(0, I)                     (1)
+        q(z | x) = N(mu(x), diag sigma(x)^2)                            (2)
+
+    Args:
+        x_dim: Size of a datum; data have shape (n, x_dim).
+        z_dim: Size of the latent variable.
+        hidden: Hidden layers of the encoder; the decoder has them in reverse order.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        prior: p(z), called without inputs.
+        encoder: q(z | x), called with x.
+        decoder: p(x | z), called with z.
+        key: Random key of the initial weights.
+    """
+
+    x_dim: int = eqx.field(static=True)
+    prior: Conditional
+    encoder: Conditional
+    decoder: Conditional
+
+    def __init__(
+        self,
+        x_dim: int = 784,
+        z_dim: int = 50,
+        hidden: Sequence[int] = (200, 200),
+        activation: str = "softplus",
+        *,
+        prior: Conditional | None = None,
+        encoder: Conditional | None = None,
+        decoder: Conditional | None = None,
+        key: Array,
+    ) -> None:
+        for_encoder, for_decoder = jax.random.split(key)
+        self.x_dim = x_dim
+        self.prior = prior or StandardNormal(z_dim)
+        self.encoder = encoder or DiagNormalNet(x_dim, z_dim, hidden, activation, key=for_encoder)
+        self.decoder = decoder or BernoulliNet(
+            z_dim, x_dim, hidden[::-1], activation, key=for_decoder
+        )
+
+    def model(self, x: Array) -> None:
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", self.prior())  # (1)
+            numpyro.sample("x", self.decoder(z), obs=x)
+
+    def guide(self, x: Array) -> None:
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("z", self.encoder(x))  # (2)
+
+    def check(self, *data: Any) -> None:
+        check_arguments(data, ("x",))
+        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))

@@ -1,0 +1,290 @@
+"""The consistency check of the two backends, number by number; the only file that imports both."""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from numpyro import handlers
+from pyro.poutine.messenger import Messenger
+
+from ppl_vae.checks import as_numpy, check_whole
+from ppl_vae.inference import draws as in_pyro
+from ppl_vae.inference.elbo import elbo_of_globals as globals_in_pyro
+from ppl_vae.inference.elbo import elbo_per_datum as bound_in_pyro
+from ppl_vae.models.base import Model
+from ppl_vae.numpyro.inference import draws as in_numpyro
+from ppl_vae.numpyro.inference.elbo import elbo_of_globals as globals_in_numpyro
+from ppl_vae.numpyro.inference.elbo import elbo_per_datum as bound_in_numpyro
+from ppl_vae.numpyro.models.base import Model as Port
+from ppl_vae.numpyro.models.base import parameters, with_parameters
+
+Arrays: TypeAlias = dict[str, np.ndarray]
+BOUND = "the bound"
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one backend computed: log densities by site, gradients by site and parameter."""
+
+    kinds: dict[str, tuple[bool, int | None]]
+    values: Arrays
+    gradients: dict[str, Arrays]
+
+
+def assert_parity(
+    model: Model,
+    port: Port,
+    *data: Any,
+    k: int = 1,
+    tolerance: float = 1e-9,
+    max_plate_nesting: int = 1,
+) -> None:
+    """Model and port agree on every site's log density and every parameter's gradient.
+
+    Both run in float64 on the model's weights, the same data and the same latent variables, which
+    Pyro's guide draws; enumerated sites are enumerated by each backend. Compared are, elementwise,
+    the log densities of all sites of model and guide and the bound of each datum, and by each
+    parameter the gradient of each of these. The latents are held fixed, so the gradient through
+    them is not compared, and the score function's is. Dropout is off. Neither argument is changed.
+
+    Args:
+        model: The Pyro model.
+        port: The port, whose weights are not looked at.
+        data: The arguments of both programs: arrays of any kind.
+        k: Number of particles.
+        tolerance: Largest difference, relative to the size of the numbers where they exceed 1.
+        max_plate_nesting: Number of plate dimensions of the programs.
+
+    Raises:
+        AssertionError: they differ; it names the site or parameter and the largest difference.
+    """
+    check_whole("k", k, 1)
+    settings = {"k": k, "max_plate_nesting": max_plate_nesting}
+    model64 = copy.deepcopy(model).double().eval()
+    arrays = [as_numpy(part) for part in data]
+    arrays = [part.astype(np.float64) if part.dtype.kind == "f" else part for part in arrays]
+    _compare_parameters(model64, port)
+    latents = _latents(model64, arrays, settings)
+    ours = _run_pyro(model64, arrays, latents, settings)
+    with float64():
+        theirs = _run_numpyro(port, model64.state_dict(), arrays, latents, settings)
+    _compare(ours, theirs, tolerance)
+
+
+def float64() -> AbstractContextManager[Any]:
+    """JAX computes in float64 inside, and as before outside."""
+    # Its place in older versions is the second.
+    home: Any = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")
+    enabled: AbstractContextManager[Any] = home.enable_x64(True)
+    return enabled
+
+
+def assert_same_initialisation(
+    make_model: Callable[[], Model], make_port: Callable[[jax.Array], Port], repeats: int = 20
+) -> None:
+    """Model and port draw their initial weights from the same distributions.
+
+    Of each parameter the values of all repeats are compared: mean, variance, largest size, and the
+    whole distribution (Kolmogorov-Smirnov), each so that chance fails it once in a million times.
+
+    Args:
+        make_model: Makes a Pyro model from torch's random state, which is left as it was.
+        make_port: Makes a port from a random key.
+        repeats: Number of models of each kind.
+
+    Raises:
+        AssertionError: they differ; it names the parameter.
+    """
+    check_whole("repeats", repeats, 1)
+    ours: list[Mapping[str, Any]] = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(repeats):
+            torch.manual_seed(seed)
+            ours.append({name: as_numpy(p) for name, p in make_model().named_parameters()})
+    theirs = [make_port(jax.random.key(seed)).state_dict() for seed in range(repeats)]
+    _compare_names("parameter", set(ours[0]), set(theirs[0]))
+    for name in ours[0]:
+        a, b = (np.stack([weights[name] for weights in side]).ravel() for side in (ours, theirs))
+        _compare_samples(name, a.astype(np.float64), b.astype(np.float64))
+
+
+def _compare_samples(name: str, a: np.ndarray, b: np.ndarray) -> None:
+    for what, power in (("mean", 1), ("mean square", 2)):
+        one, two = a**power, b**power
+        error = np.sqrt(one.var() / one.size + two.var() / two.size)
+        _check_sample(name, what, one.mean(), two.mean(), 5.0 * error)
+    both = np.sort(np.concatenate([a, b]))
+    below = [np.searchsorted(np.sort(side), both, side="right") / side.size for side in (a, b)]
+    at = int(np.abs(below[0] - below[1]).argmax())
+    what = f"fraction of values up to {both[at]:.3g}"
+    _check_sample(name, what, below[0][at], below[1][at], 2.7 * np.sqrt(1 / a.size + 1 / b.size))
+    # Of n uniform values the largest lies within 14 / n of the end, but for a chance of 1e-6.
+    one, two = np.abs(a).max(), np.abs(b).max()
+    if a.std() < 0.7 * one:  # not for distributions with tails
+        _check_sample(name, "largest size", one, two, 14 / min(a.size, b.size) * max(one, two))
+
+
+def _check_sample(name: str, what: str, ours: float, theirs: float, most: float) -> None:
+    if not abs(ours - theirs) <= most + 1e-12:
+        raise AssertionError(
+            f"parameter {name!r} is not initialised alike: {what} is {ours:.4g} in Pyro, "
+            f"{theirs:.4g} in NumPyro (chance explains a difference of {most:.2g})"
+        )
+
+
+def _compare_parameters(model: Model, port: Port) -> None:
+    ours = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    theirs = {name: p.shape for name, p in parameters(port).items()}
+    _compare_names("parameter", set(ours), set(theirs))
+    for name, shape in ours.items():
+        if shape != theirs[name]:
+            raise AssertionError(
+                f"parameter {name!r} has shape {shape} in Pyro, {theirs[name]} in NumPyro"
+            )
+
+
+def _latents(model: Model, arrays: list[np.ndarray], settings: Mapping[str, int]) -> Arrays:
+    """A draw of the guide's sites that are not enumerated, by the random state, left as it was."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        drawn = in_pyro.draw(model.model, model.guide, *map(torch.tensor, arrays), **settings)
+    sites = [site for site in drawn.guide.values() if not site.observed and site.enum_dim is None]
+    return {site.name: as_numpy(site.value) for site in sites}
+
+
+def _run_pyro(
+    model: Model, arrays: list[np.ndarray], latents: Arrays, settings: Mapping[str, int]
+) -> _Result:
+    fixed = _Fixed({name: torch.tensor(value) for name, value in latents.items()})
+    with fixed:
+        drawn = in_pyro.draw(model.model, model.guide, *map(torch.tensor, arrays), **settings)
+    values = _log_probs(drawn)
+    nesting = settings["max_plate_nesting"]
+    values[BOUND] = bound_in_pyro(drawn, max_plate_nesting=nesting) + globals_in_pyro(drawn)
+    weights = dict(model.named_parameters())
+    trained = [name for name, weight in weights.items() if weight.requires_grad]
+    gradients = {}
+    for site, value in values.items():
+        total = (value * torch.tensor(_weights(tuple(value.shape)))).sum()
+        found: dict[str, Any] = {}
+        if total.requires_grad:
+            by = [weights[name] for name in trained]
+            grads = torch.autograd.grad(total, by, retain_graph=True, allow_unused=True)
+            found = dict(zip(trained, grads, strict=True))
+        gradients[site] = {
+            name: np.zeros(tuple(w.shape)) if found.get(name) is None else as_numpy(found[name])
+            for name, w in weights.items()
+        }
+    return _Result(_kinds(drawn), {n: as_numpy(v) for n, v in values.items()}, gradients)
+
+
+class _Fixed(Messenger):
+    """Gives latent sites their values, and leaves the distributions to the plates."""
+
+    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and msg["value"] is None:
+            msg["value"] = self.values.get(msg["name"])
+
+
+def _run_numpyro(
+    port: Port,
+    weights: Mapping[str, Any],
+    arrays: list[np.ndarray],
+    latents: Arrays,
+    settings: Mapping[str, Any],
+) -> _Result:
+    own = {name: jnp.asarray(as_numpy(weights[name])) for name in parameters(port)}
+    data = [jnp.asarray(part) for part in arrays]
+    fixed = {name: jnp.asarray(value) for name, value in latents.items()}
+    kinds: dict[str, tuple[bool, int | None]] = {}
+
+    def run(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        this = with_parameters(port, weights)
+        guide = handlers.substitute(this.guide, data=fixed)
+        drawn = in_numpyro.draw(this.model, guide, *data, key=jax.random.key(0), **settings)
+        kinds.update(_kinds(drawn))
+        values: dict[str, jax.Array] = _log_probs(drawn)
+        nesting = settings["max_plate_nesting"]
+        bound = bound_in_numpyro(drawn, max_plate_nesting=nesting) + globals_in_numpyro(drawn)
+        return {**values, BOUND: bound}
+
+    def with_gradients(weights: Mapping[str, jax.Array]) -> Any:
+        values, pull = jax.vjp(run, weights)
+        nothing = {name: jnp.zeros_like(value) for name, value in values.items()}
+        return values, {
+            site: pull({**nothing, site: jnp.asarray(_weights(value.shape))})[0]
+            for site, value in values.items()
+        }
+
+    values, gradients = jax.tree.map(np.asarray, jax.jit(with_gradients)(own))
+    return _Result(kinds, values, gradients)
+
+
+def _log_probs(drawn: Any) -> dict[str, Any]:
+    sides = (("model", drawn.model), ("guide", drawn.guide))
+    return {f"{side}: {n}": site.log_prob for side, sites in sides for n, site in sites.items()}
+
+
+def _kinds(drawn: Any) -> dict[str, tuple[bool, int | None]]:
+    """Whether each site is observed, and the dimension along which it is enumerated."""
+    sides = (("model", drawn.model), ("guide", drawn.guide))
+    return {
+        f"{side}: {n}": (site.observed, site.enum_dim)
+        for side, sites in sides
+        for n, site in sites.items()
+    }
+
+
+def _weights(shape: tuple[int, ...]) -> np.ndarray:
+    """Different weights, so that differences of different elements do not cancel in a gradient."""
+    return np.cos(np.arange(np.prod(shape, dtype=int), dtype=np.float64)).reshape(shape)
+
+
+def _compare(ours: _Result, theirs: _Result, tolerance: float) -> None:
+    _compare_names("site", set(ours.kinds), set(theirs.kinds))
+    for name, kind in ours.kinds.items():
+        if kind != theirs.kinds[name]:
+            raise AssertionError(
+                f"site {name!r} is (observed, enumerated along) {kind} in Pyro, "
+                f"{theirs.kinds[name]} in NumPyro"
+            )
+    for name, value in ours.values.items():
+        _compare_arrays(f"the log density of site {name!r}", value, theirs.values[name], tolerance)
+    for name, gradients in ours.gradients.items():
+        for parameter, value in gradients.items():
+            what = f"the gradient of {name!r} by parameter {parameter!r}"
+            _compare_arrays(what, value, theirs.gradients[name][parameter], tolerance)
+
+
+def _compare_names(what: str, ours: set[str], theirs: set[str]) -> None:
+    if ours != theirs:
+        raise AssertionError(
+            f"{what}s should have the same names, but only Pyro has {sorted(ours - theirs)} "
+            f"and only NumPyro has {sorted(theirs - ours)}"
+        )
+
+
+def _compare_arrays(what: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
+    # A dimension of size 1 that one backend leaves to broadcasting is no difference.
+    try:
+        np.broadcast_shapes(ours.shape, theirs.shape)
+    except ValueError as error:
+        raise AssertionError(
+            f"{what} has shape {ours.shape} in Pyro, {theirs.shape} in NumPyro"
+        ) from error
+    difference = np.abs(ours - theirs) / np.maximum(1, np.abs(ours))
+    if not (difference <= tolerance).all():
+        raise AssertionError(
+            f"{what} should be the same in both backends, differs by up to "
+            f"{np.nanmax(difference):.3g} (tolerance {tolerance:g})"
+        )
