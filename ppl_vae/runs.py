@@ -171,11 +171,12 @@ class Checkpoint:
         files.write(out / CHECKPOINT, self.arrays, text)
 
     @classmethod
-    def find(cls, out: Path | None, run: Mapping[str, Any]) -> Self | None:
+    def find(cls, out: Path | None, run: Mapping[str, Any], epochs: int) -> Self | None:
         """The checkpoint of the folder, or None if there is none yet.
 
         Raises:
-            ValueError: no folder was given, or the checkpoint is damaged or of another run.
+            ValueError: no folder was given, or the checkpoint is damaged, of another run, or of
+                more epochs than `epochs`.
         """
         if out is None:
             raise ValueError("out should be the folder of the run to resume, was None")
@@ -194,6 +195,11 @@ class Checkpoint:
                     f"resume should go on with the run of {str(path)!r}, whose {key} was {was}, "
                     f"but {key} is now {now}"
                 )
+        if text["epoch"] > epochs:
+            raise ValueError(
+                f"epochs should be at least the {text['epoch']} that the run of {str(path)!r} has "
+                f"done, was {epochs}"
+            )
         return cls(text["run"], int(text["epoch"]), arrays, text["extra"])
 
 

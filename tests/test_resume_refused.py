@@ -63,3 +63,9 @@ def test_another_objective_of_pyro_is_not_gone_on_with(tmp_path: Path) -> None:
     for other in (TraceMeanField_ELBO(), Trace_ELBO(num_particles=2), ELBO()):
         with pytest.raises(ValueError, match="objective was"):
             fit(make(case), case.data(0), other, resume=True, **settings)
+
+
+def test_a_run_that_is_longer_already_is_not_cut(tmp_path: Path) -> None:
+    run(tmp_path, epochs=3)
+    with pytest.raises(ValueError, match=r"epochs should be at least the 3 .* was 2"):
+        run(tmp_path, epochs=2, resume=True)

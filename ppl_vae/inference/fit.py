@@ -89,7 +89,7 @@ def fit(
     settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     with random_state.isolated(seed, found):
-        checkpoint = Checkpoint.find(folder, run) if resume else None
+        checkpoint = Checkpoint.find(folder, run, epochs) if resume else None
         done = 0 if checkpoint is None else checkpoint.epoch
         trainer.start(seed, checkpoint)
         if folder is not None:

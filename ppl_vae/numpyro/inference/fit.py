@@ -92,7 +92,7 @@ def fit(
     folder = None if out is None else Path(out)
     settings = {"batch_size": batch_size, "lr": lr, "seed": seed, "backend": model.backend}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
-    checkpoint = Checkpoint.find(folder, run) if resume else None
+    checkpoint = Checkpoint.find(folder, run, epochs) if resume else None
     done = 0 if checkpoint is None else checkpoint.epoch
     trainer.start(checkpoint)
     if folder is not None:
