@@ -36,7 +36,7 @@ class Settings:
     """Number of labelled images, the same of each class."""
     splits: int = 5
     """Number of random choices of the labelled images."""
-    epochs: int = 400
+    epochs: int = 600
     """Passes over the unlabelled images."""
     baseline_epochs: int = 1000
     """Passes of the classifier alone over the labelled images, all in one batch."""

@@ -4,6 +4,7 @@ import copy
 import gc
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -13,7 +14,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from support import CASE, equal, make, tensors, unchanged, weights
 from torch import nn
 
-from ppl_vae import M2, VAE, Classifier, Model
+from ppl_vae import M2, VAE, Classifier, Model, SemiSupervised, fit, mean_loss
 from ppl_vae.models import MLP, BernoulliNet, CategoricalNet, ConcatLinear, DiagNormalNet, Network
 
 
@@ -218,3 +219,16 @@ def test_a_replaced_network_is_what_is_saved(tmp_path: Path) -> None:
     model.decoder = torch.nn.Linear(2, 6)
     with pytest.raises(ValueError, match="decoder"):
         model.save(tmp_path / "vae.safetensors")
+
+
+def test_dropout_is_of_training_alone() -> None:
+    net = CategoricalNet(6, 3, (50,), dropout=(0.5, 0.5))
+    x = torch.ones(4, 6)
+    assert not torch.equal(net(x).logits, net(x).logits)
+    model = M2(6, 3, 2, (4,), classifier=net)
+    torch.testing.assert_close(model.predict_proba(x), model.predict_proba(x))
+    assert model.training
+    assert net.training  # as before
+    data, objective = (x.numpy(), np.array([0, 1, 2, -1])), SemiSupervised()
+    fit(model, data, objective, epochs=1, progress=False)
+    assert mean_loss(model, x) == mean_loss(model.eval(), x)

@@ -1,7 +1,5 @@
 """What is measured of a trained model."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -12,7 +10,7 @@ from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.objective import Objective
-from ppl_vae.models.base import Model
+from ppl_vae.models.base import Model, evaluating
 
 
 def mean_loss(
@@ -45,14 +43,3 @@ def mean_loss(
             with pyro.validation_enabled(False):
                 total += objective.loss(model.model, model.guide, *batches[index])
     return total / len(batches)
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Puts the model into evaluation mode, and back."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

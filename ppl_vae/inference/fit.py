@@ -15,9 +15,9 @@ from ppl_vae.checks import as_numpy, check_whole
 from ppl_vae.inference import faults, random_state
 from ppl_vae.inference.batches import Batches, as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
-from ppl_vae.inference.evaluate import evaluating, mean_loss
+from ppl_vae.inference.evaluate import mean_loss
 from ppl_vae.inference.objective import Objective, PyroObjective
-from ppl_vae.models.base import Model
+from ppl_vae.models.base import Model, evaluating
 from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part
 
 Validation = Callable[[Any], Mapping[str, float]]

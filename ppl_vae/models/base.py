@@ -3,7 +3,8 @@
 import functools
 import itertools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,9 +76,13 @@ class Model(Network):
 
     @torch.no_grad()
     def sample(self, n: int) -> dict[str, Tensor]:
-        """n draws of every site of the model, observed sites included: site -> (n, ...)."""
+        """n draws of every site of the model, observed sites included: site -> (n, ...).
+
+        Like everything that looks at a model and does not train it, in evaluation mode.
+        """
         check_whole("n", n, 1)
-        trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*self.blank(n))
+        with evaluating(self):
+            trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*self.blank(n))
         nodes: Mapping[str, Any] = trace.nodes
         sites = prune_subsample_sites(trace).stochastic_nodes
         return {name: nodes[name]["value"] for name in sites}
@@ -87,8 +92,9 @@ class Model(Network):
         """The mean of p(x | z) with z drawn from the guide: (n, x_dim) for data of n rows."""
         self.check(*data)
         tensors = self.as_tensors(*data)
-        guide = poutine.trace(self.guide).get_trace(*tensors)
-        trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*tensors)
+        with evaluating(self):
+            guide = poutine.trace(self.guide).get_trace(*tensors)
+            trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*tensors)
         nodes: Mapping[str, Any] = trace.nodes
         if site not in trace.observation_nodes:
             raise ValueError(
@@ -134,6 +140,17 @@ class Model(Network):
         return self
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts a module into evaluation mode (no dropout), and back."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
 class ClassifierMixin:
     """Class probabilities from the network `classifier`, under scikit-learn's names."""
 
@@ -149,7 +166,8 @@ class ClassifierMixin:
         """
         x = getattr(x, "probs", x)
         self.check(x)
-        probs: Tensor = self.classifier(*self.as_tensors(x)).probs
+        with evaluating(self.classifier):
+            probs: Tensor = self.classifier(*self.as_tensors(x)).probs
         return probs
 
     def predict(self, x: Any) -> Tensor:
