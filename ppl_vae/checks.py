@@ -1,5 +1,6 @@
 """Checks of what a user hands in, for both backends: one `ValueError` that names the argument."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -76,10 +77,53 @@ def check_at_least(name: str, value: Any, least: float) -> None:
         raise ValueError(f"{name} should be at least {least:g}, was {value!r}")
 
 
+def check_fraction(name: str, value: Any) -> None:
+    """`value` is a number in [0, 1]."""
+    if not (isinstance(value, Real) and 0 <= float(value) <= 1):
+        raise ValueError(f"{name} should be a number in [0, 1], was {value!r}")
+
+
 def check_whole(name: str, value: Any, least: int) -> None:
     """`value` is an integer, of any kind, and at least `least`."""
     if not (isinstance(value, Integral) and int(value) >= least):
         raise ValueError(f"{name} should be a whole number of at least {least}, was {value!r}")
+
+
+def check_layers(z_dims: Any, hidden: Any) -> None:
+    """There is a layer of latent variables, and hidden layers are given for each."""
+    for name, value in (("z_dims", z_dims), ("hidden", hidden)):
+        if not isinstance(value, Sequence):
+            raise ValueError(f"{name} should be a sequence with an entry per layer, was {value!r}")
+    if not z_dims:
+        raise ValueError(f"z_dims should hold the size of at least one layer, was {z_dims!r}")
+    for size in z_dims:
+        check_whole("z_dims", size, 1)
+    if len(hidden) != len(z_dims):
+        raise ValueError(
+            f"hidden should be one sequence of sizes for each of the {len(z_dims)} layers of "
+            f"z_dims, had {len(hidden)}"
+        )
+    for sizes in hidden:
+        if not isinstance(sizes, Sequence):
+            raise ValueError(f"hidden should be a sequence of sizes for each layer, was {hidden!r}")
+
+
+def check_condition(name: str, value: Any, dim: int) -> None:
+    """`value` is a finite (n, dim) array, or a vector of integer classes 0, ..., dim - 1."""
+    dtype = None if hasattr(value, "probs") else as_numpy(value).dtype
+    if dtype is not None and np.issubdtype(dtype, np.integer):
+        check_labels(name, value, dim)
+    else:
+        check_matrix(name, value, dim)
+
+
+def check_mask(name: str, value: Any, dim: int) -> None:
+    """`value` is a boolean (n, dim) array."""
+    array = as_numpy(value)
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise ValueError(f"{name} should have shape (n, {dim}), had {array.shape}")
+    if array.dtype != bool:
+        raise ValueError(f"{name} should be of a boolean type, was {array.dtype}")
 
 
 def check_arguments(data: tuple[Any, ...], *forms: tuple[str, ...]) -> None:

@@ -79,6 +79,16 @@ def labelled(seed: int) -> Data:
     return _pixels(seed), _labels(seed)
 
 
+def conditioned(seed: int) -> Data:
+    x = _pixels(seed)
+    return x[:, :2] + np.float32(0.5), x
+
+
+def masked_by_class(seed: int) -> Data:
+    mask = np.random.default_rng(seed).random((N, X_DIM)) < 0.7
+    return _labels(seed), _pixels(seed), mask
+
+
 def partly_labelled(seed: int) -> Data:
     y = _labels(seed)
     y[9:] = -1
@@ -91,12 +101,36 @@ M2 = {"x_dim": X_DIM, "n_classes": N_CLASSES, "z_dim": Z_DIM, "hidden": (5, 4)}
 GAUSSIAN = Part("DiagNormalNet", {"in_dims": Z_DIM, "out_dim": X_DIM, "hidden": (5,)})
 TANH = {"in_dims": X_DIM, "out_dim": Z_DIM, "hidden": (3,), "activation": "tanh"}
 PARTS = {"prior": Part("StandardNormal", {"z_dim": Z_DIM}), "encoder": Part("DiagNormalNet", TANH)}
+HIERARCHICAL = {"x_dim": X_DIM, "z_dims": (3, Z_DIM), "hidden": ((5, 4), (4,))}
+SKIP = {**HIERARCHICAL, "z_dims": (3, Z_DIM, 1), "hidden": ((5,), (4,), (3,)), "skip": True}
+ALL_Z = Part("DiagNormalNet", {"in_dims": (3, Z_DIM, 1), "out_dim": X_DIM, "hidden": (5,)})
+DLGM = {"x_dim": X_DIM, "z_dims": (Z_DIM,), "hidden": ((5, 4),), "activation": "tanh"}
+DLGM_2 = {**DLGM, "z_dims": (Z_DIM, 3), "hidden": ((5,), (4,)), "covariance": "rank_one"}
+CVAE = {"x_dim": X_DIM, "c_dim": 2, "z_dim": Z_DIM, "hidden": (5, 4)}
+GUESS = Part("BernoulliNet", {"in_dims": N_CLASSES, "out_dim": X_DIM, "hidden": (3,)})
 CLASSIFIER = {"x_dim": X_DIM, "n_classes": N_CLASSES, "hidden": (5,)}
 
 CASES = (
     Case("vae", Part("VAE", VAE), pixels),
     Case("vae-gaussian", Part("VAE", {**VAE, "decoder": GAUSSIAN}), reals, Part("ELBO", {"k": 2})),
     Case("vae-parts", Part("VAE", {**VAE, **PARTS}), pixels, Part("ELBO", {"analytic_kl": True})),
+    Case("hierarchical", Part("HierarchicalVAE", HIERARCHICAL), pixels),
+    Case(
+        "hierarchical-skip",
+        Part("HierarchicalVAE", {**SKIP, "decoder": ALL_Z}),
+        reals,
+        Part("ELBO", {"k": 2}),
+    ),
+    Case("dlgm-diagonal", Part("DLGM", {**DLGM, "covariance": "diagonal"}), pixels),
+    Case("dlgm-rank-one", Part("DLGM", {**DLGM_2, "decoder": GAUSSIAN}), reals),
+    Case("gsnn", Part("GSNN", CVAE), conditioned),
+    Case("cvae", Part("CVAE", CVAE), conditioned, Part("ELBO", {"k": 2})),
+    Case(
+        "cvae-baseline",
+        Part("CVAE", {**CVAE, "c_dim": N_CLASSES, "baseline": GUESS, "decoder_sees_c": False}),
+        masked_by_class,
+    ),
+    Case("cvae-hybrid", Part("CVAE", CVAE), conditioned, Part("Hybrid", {"alpha": 0.3, "k": 2})),
     Case("m2-unlabelled", Part("M2", M2), pixels),
     Case("m2-labelled", Part("M2", M2), labelled, unused="classifier."),
     Case(

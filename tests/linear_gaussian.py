@@ -7,14 +7,15 @@ for all of x, q can be p(z | x). All in double precision.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from pyro.distributions import Independent
+from pyro.distributions import Independent, Normal
 from pyro.distributions.testing.fakes import NonreparameterizedNormal
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from ppl_vae.models import VAE, DiagNormalNet
+from ppl_vae.models import VAE, ConcatLinear, DiagNormalNet, Network
 
 X_DIM, Z_DIM, N = 3, 2, 4
 
@@ -25,6 +26,18 @@ class UnreparametrisedNet(DiagNormalNet):
     def forward(self, *inputs: Tensor) -> Independent:
         q = super().forward(*inputs).base_dist
         return Independent(NonreparameterizedNormal(q.loc, q.scale), 1)
+
+
+class JointLinear(Network):
+    """N(W [a, b, ...] + c, diag exp(log_var)): linear in several inputs, of a constant scale."""
+
+    def __init__(self, in_dims: Sequence[int], out_dim: int) -> None:
+        super().__init__()
+        self.loc = ConcatLinear(in_dims, out_dim)
+        self.log_var = nn.Parameter(torch.randn(out_dim))
+
+    def forward(self, *inputs: Tensor) -> Independent:
+        return Independent(Normal(self.loc(*inputs), (0.5 * self.log_var).exp()), 1)
 
 
 def data() -> Tensor:

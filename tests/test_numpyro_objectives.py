@@ -6,7 +6,16 @@ import numpy as np
 import pyro.distributions
 import pytest
 import torch
-from cases import CASES, M2, Part, labelled, partly_labelled, pixels
+from cases import (
+    CASES,
+    M2,
+    Part,
+    conditioned,
+    labelled,
+    masked_by_class,
+    partly_labelled,
+    pixels,
+)
 from port_support import Noise, TorchNoise, jax, jnp, key, make_pair, numpyro
 
 import ppl_vae.inference
@@ -30,6 +39,8 @@ OBJECTIVES = [
     ("m2-unlabelled", Part("SemiSupervised", {"labelled_fraction": 0.1}), partly_labelled),
     ("m2-unlabelled", Part("SemiSupervised"), labelled),
     ("classifier", Part("ELBO"), labelled),
+    ("cvae", Part("Hybrid", {"alpha": 0.3, "k": 2}), conditioned),
+    ("cvae-baseline", Part("Hybrid", {"alpha": 0.6, "analytic_kl": True}), masked_by_class),
 ]
 
 

@@ -3,6 +3,7 @@
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.evaluate import mean_loss
 from ppl_vae.inference.fit import fit
+from ppl_vae.inference.hybrid import Hybrid
 from ppl_vae.inference.objective import Objective
 from ppl_vae.inference.semi_supervised import SemiSupervised
 from ppl_vae.runs import History
@@ -10,6 +11,7 @@ from ppl_vae.runs import History
 __all__ = [
     # objectives
     "ELBO",
+    "Hybrid",
     "SemiSupervised",
     # to build on
     "Objective",

@@ -2,6 +2,9 @@
 
 from ppl_vae.models.base import ClassifierMixin, Model
 from ppl_vae.models.classifier import Classifier
+from ppl_vae.models.cvae import CVAE, GSNN
+from ppl_vae.models.dlgm import DLGM
+from ppl_vae.models.hierarchical_vae import HierarchicalVAE
 from ppl_vae.models.m2 import M2
 from ppl_vae.models.nets import (
     MLP,
@@ -11,6 +14,7 @@ from ppl_vae.models.nets import (
     DiagNormalNet,
     Network,
 )
+from ppl_vae.models.posteriors import RankOneNormal, RankOneNormalNet
 from ppl_vae.models.priors import StandardNormal, UniformCategorical
 from ppl_vae.models.vae import VAE
 
@@ -28,8 +32,16 @@ __all__ = [
     # distributions of latent variables
     "StandardNormal",
     "UniformCategorical",
+    "RankOneNormal",
+    "RankOneNormalNet",
     # one layer of latent variables
     "VAE",
+    # several layers of latent variables
+    "HierarchicalVAE",
+    "DLGM",
+    # conditions
+    "GSNN",
+    "CVAE",
     # labels
     "Classifier",
     "M2",

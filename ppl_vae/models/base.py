@@ -81,8 +81,13 @@ class Model(Network):
         Like everything that looks at a model and does not train it, in evaluation mode.
         """
         check_whole("n", n, 1)
+        return self.simulate(*self.blank(n))
+
+    @torch.no_grad()
+    def simulate(self, *data: Tensor) -> dict[str, Tensor]:
+        """A draw of every site of the model; of observed sites `data` tell no more than shapes."""
         with evaluating(self):
-            trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*self.blank(n))
+            trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*data)
         nodes: Mapping[str, Any] = trace.nodes
         sites = prune_subsample_sites(trace).stochastic_nodes
         return {name: nodes[name]["value"] for name in sites}

@@ -2,6 +2,9 @@
 
 from ppl_vae.numpyro.models.base import ClassifierMixin, Model
 from ppl_vae.numpyro.models.classifier import Classifier
+from ppl_vae.numpyro.models.cvae import CVAE, GSNN
+from ppl_vae.numpyro.models.dlgm import DLGM
+from ppl_vae.numpyro.models.hierarchical_vae import HierarchicalVAE
 from ppl_vae.numpyro.models.m2 import M2
 from ppl_vae.numpyro.models.nets import (
     MLP,
@@ -11,6 +14,7 @@ from ppl_vae.numpyro.models.nets import (
     DiagNormalNet,
     Network,
 )
+from ppl_vae.numpyro.models.posteriors import RankOneNormal, RankOneNormalNet
 from ppl_vae.numpyro.models.priors import StandardNormal, UniformCategorical
 from ppl_vae.numpyro.models.vae import VAE
 
@@ -28,8 +32,16 @@ __all__ = [
     # distributions of latent variables
     "StandardNormal",
     "UniformCategorical",
+    "RankOneNormal",
+    "RankOneNormalNet",
     # one layer of latent variables
     "VAE",
+    # several layers of latent variables
+    "HierarchicalVAE",
+    "DLGM",
+    # conditions
+    "GSNN",
+    "CVAE",
     # labels
     "Classifier",
     "M2",

@@ -62,8 +62,12 @@ class Model(Network):
     def sample(self, n: int, *, key: Array) -> dict[str, Array]:
         """n draws of every site of the model, observed sites included: site -> (n, ...)."""
         check_whole("n", n, 1)
+        return self.simulate(*self.blank(n), key=key)
+
+    def simulate(self, *data: Array, key: Array) -> dict[str, Array]:
+        """A draw of every site of the model; of observed sites `data` tell no more than shapes."""
         program = handlers.seed(handlers.uncondition(self.model), key)
-        sites = handlers.trace(program).get_trace(*self.blank(n)).values()
+        sites = handlers.trace(program).get_trace(*data).values()
         return {site["name"]: site["value"] for site in sites if site["type"] == "sample"}
 
     def reconstruct(self, *data: Any, key: Array, site: str = "x") -> Array:
@@ -163,7 +167,8 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 def _as_jax(value: Any) -> Array:
-    return value if isinstance(value, jax.Array) else jnp.asarray(as_numpy(value))
+    # A copy: asarray may share the memory of a torch tensor that is trained in place later on.
+    return value if isinstance(value, jax.Array) else jnp.array(as_numpy(value))
 
 
 def _shown_to_numpyro(program: Callable[..., None]) -> Callable[..., None]:

@@ -1,0 +1,184 @@
+"""Conditional models: structured prediction with latent variables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppl_vae.checks import check_arguments, check_condition, check_mask, check_matrix, check_whole
+from ppl_vae.models.base import Model
+from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
+
+
+class GSNN(Model):
+    """Gaussian stochastic neural network: x given c through a latent variable.
+
+        p(x, z | c) = p(z | c) p(x | c, z),    p(z | c) = N(mu(c), diag sigma(c)^2)     (1)
+        q(z | c, x) = p(z | c)                                                          (2)
+
+    Its bound, E_{p(z | c)} log p(x | c, z), trains no recognition network; `CVAE` adds one, and
+    `CVAE.gsnn()` gives the pair that shares the other networks with it.
+
+    With a `baseline`, a network p0(x | c) whose mean is a first guess of x, the prior is
+    p(z | c, E_p0[x | c]). Nothing is detached: the guess is trained with the rest, unless the
+    user trained it before and froze its parameters (`requires_grad_(False)`).
+
+    A `mask` says which entries of x count (True), of each datum: the others are neither scored
+    nor seen by the guide, so the bound is that of log p(x[mask] | c).
+
+    References:
+        Sohn, Lee & Yan, "Learning structured output representation using deep conditional
+        generative models", NeurIPS 2015, section 4 (the paper's x is our c, its y our x).
+
+    Differs from the paper:
+        The baseline's guess enters by its mean, and in a CVAE the recognition network sees it too;
+        sizes and activation are those of Pyro's example; torch's initialisation.
+
+    Args:
+        x_dim: Size of a target; targets x have shape (n, x_dim).
+        c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes
+            0, ..., c_dim - 1, which networks are given as one-hot vectors.
+        z_dim: Size of the latent variable.
+        hidden: Hidden layers of the prior (and the encoder); the decoder has them in reverse order.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        decoder_sees_c: Whether the decoder is p(x | c, z), or p(x | z) alone as in Pyro's example.
+        prior: p(z | c), called with c, and with the guess if there is a baseline.
+        decoder: p(x | c, z), called with z, and with c if `decoder_sees_c`.
+        baseline: p0(x | c), called with c; only its mean is used.
+    """
+
+    def __init__(
+        self,
+        x_dim: int = 784,
+        c_dim: int = 784,
+        z_dim: int = 200,
+        hidden: Sequence[int] = (500, 500),
+        activation: str = "relu",
+        decoder_sees_c: bool = True,
+        *,
+        prior: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        baseline: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_whole("c_dim", c_dim, 1)
+        self.x_dim, self.c_dim, self.decoder_sees_c = x_dim, c_dim, decoder_sees_c
+        seen = (c_dim,) if baseline is None else (c_dim, x_dim)
+        self.prior = prior or DiagNormalNet(seen, z_dim, hidden, activation)
+        inputs = (z_dim, c_dim) if decoder_sees_c else (z_dim,)
+        self.decoder = decoder or BernoulliNet(inputs, x_dim, hidden[::-1], activation)
+        self.baseline = baseline
+
+    def model(self, c: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior(*self.seen(c)))  # (1)
+            p = self.decoder(z, self.vectors(c)) if self.decoder_sees_c else self.decoder(z)
+            if mask is not None:
+                p = p.base_dist.mask(mask.bool()).to_event(1)
+            pyro.sample("x", p, obs=x)
+
+    def guide(self, c: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.prior(*self.seen(c)))  # (2)
+
+    def vectors(self, c: Tensor) -> Tensor:
+        """c as vectors, shape (n, c_dim): classes as one-hot ones, in the model's floating type."""
+        if c.is_floating_point():
+            return c
+        return F.one_hot(c, self.c_dim).to(next(self.parameters()).dtype)
+
+    def seen(self, c: Tensor) -> tuple[Tensor, ...]:
+        """What the prior (and the encoder) know of c: its vectors, and the baseline's guess."""
+        c = self.vectors(c)
+        return (c,) if self.baseline is None else (c, self.baseline(c).mean)
+
+    def check(self, *data: Any) -> None:
+        check_arguments(data, ("c", "x"), ("c", "x", "mask"))
+        check_condition("c", data[0], self.c_dim)
+        check_matrix("x", data[1], self.x_dim, *self.support(self.decoder))
+        for mask in data[2:]:
+            check_mask("mask", mask, self.x_dim)
+
+    def blank(self, n: int) -> tuple[Tensor, ...]:
+        c, x = (torch.zeros(n, dim, device=self.device) for dim in (self.c_dim, self.x_dim))
+        return c, x
+
+    @torch.no_grad()
+    def sample(self, n: int, c: Any = None) -> dict[str, Tensor]:
+        """n draws of every site of the model, one for each condition: site -> (n, ...).
+
+        Args:
+            n: Number of draws.
+            c: The conditions, n of them (repeat one to draw often); by default vectors of zeros.
+        """
+        check_whole("n", n, 1)
+        if c is None:
+            return super().sample(n)
+        check_condition("c", c, self.c_dim)
+        if len(c) != n:
+            raise ValueError(f"c should be {n} conditions, one for each draw, had {len(c)}")
+        return self.simulate(*self.as_tensors(c), self.blank(n)[1])
+
+
+class CVAE(GSNN):
+    """Conditional variational autoencoder.
+
+        p(x, z | c) = p(z | c) p(x | c, z),    p(z | c) = N(mu(c), diag sigma(c)^2)     (1)
+        q(z | c, x) = N(m(c, x), diag s(c, x)^2)                                        (3)
+
+    Condition, target, baseline and mask are those of `GSNN`, which see; entries of x that do not
+    count are zero for the encoder.
+
+    References:
+        Sohn, Lee & Yan, "Learning structured output representation using deep conditional
+        generative models", NeurIPS 2015, section 4.
+
+    Differs from the paper:
+        As `GSNN`.
+
+    Args:
+        x_dim: Size of a target; targets x have shape (n, x_dim).
+        c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes.
+        z_dim: Size of the latent variable.
+        hidden: Hidden layers of prior and encoder; the decoder has them in reverse order.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        decoder_sees_c: Whether the decoder is p(x | c, z), or p(x | z) alone.
+        prior: p(z | c), called with c, and with the guess if there is a baseline.
+        encoder: q(z | c, x), called with x, c, and with the guess if there is a baseline.
+        decoder: p(x | c, z), called with z, and with c if `decoder_sees_c`.
+        baseline: p0(x | c), called with c; only its mean is used.
+    """
+
+    def __init__(
+        self,
+        x_dim: int = 784,
+        c_dim: int = 784,
+        z_dim: int = 200,
+        hidden: Sequence[int] = (500, 500),
+        activation: str = "relu",
+        decoder_sees_c: bool = True,
+        *,
+        prior: nn.Module | None = None,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        baseline: nn.Module | None = None,
+    ) -> None:
+        parts: dict[str, Any] = {"prior": prior, "decoder": decoder, "baseline": baseline}
+        super().__init__(x_dim, c_dim, z_dim, hidden, activation, decoder_sees_c, **parts)
+        seen = (x_dim, c_dim) if baseline is None else (x_dim, c_dim, x_dim)
+        self.encoder = encoder or DiagNormalNet(seen, z_dim, hidden, activation)
+
+    def guide(self, c: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
+        if mask is not None:
+            x = torch.where(mask.bool(), x, torch.zeros_like(x))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.encoder(x, *self.seen(c)))  # (3)
+
+    def gsnn(self) -> GSNN:
+        """The pair whose guide is the prior; its networks are this model's own."""
+        given = {name: v for name, v in self.arguments.items() if name != "encoder"}
+        parts = {"prior": self.prior, "decoder": self.decoder, "baseline": self.baseline}
+        return GSNN(**{**given, **parts})

@@ -1,0 +1,151 @@
+"""The deep latent Gaussian model."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain, pairwise
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpyro
+from jax import Array
+
+from ppl_vae.checks import check_arguments, check_layers, check_matrix
+from ppl_vae.numpyro.models.base import Model
+from ppl_vae.numpyro.models.nets import (
+    MLP,
+    BernoulliNet,
+    Conditional,
+    DiagNormalNet,
+    Linear,
+    Network,
+)
+from ppl_vae.numpyro.models.posteriors import RankOneNormalNet
+from ppl_vae.numpyro.models.priors import StandardNormal
+
+COVARIANCES: dict[str, Callable[..., Conditional]] = {
+    "diagonal": DiagNormalNet,
+    "rank_one": RankOneNormalNet,
+}
+
+
+class DLGM(Model):
+    """Deep latent Gaussian model with L layers, as `ppl_vae.models.DLGM`.
+
+        xi_l ~ N(0, I),  l = 1, ..., L                                        (1)
+        h_L = G_L xi_L                                                        (2)
+        h_l = T_l(h_{l+1}) + G_l xi_l,  l = 1, ..., L - 1                     (3)
+        x ~ pi(x | T_0(h_1))                                                  (4)
+        q(xi | x) = prod_l N(mu_l(x), C_l(x))                                 (5)
+
+    Args:
+        x_dim: Size of a datum; data have shape (n, x_dim).
+        z_dims: Sizes of xi_1, ..., xi_L (and of h_1, ..., h_L), nearest the data first.
+        hidden: Hidden layers on the way up from x to h_1, from h_1 to h_2, ...: a sequence of
+            sizes for each layer. The encoder of xi_l has the first l of them one after another;
+            T_0, T_1, ... have one each, in reverse order (an empty one makes T_l linear).
+        covariance: Of q: "rank_one" or "diagonal".
+        activation: Of the hidden layers: "relu", "softplus", "tanh", ...; see `nets.ACTIVATIONS`.
+        transforms: T_1, ..., T_{L-1}, called with h_{l+1}, which give the mean of h_l.
+        encoders: N(mu_l(x), C_l(x)) for l = 1, ..., L, called with x.
+        decoder: pi(x | T_0(h_1)), called with h_1: T_0 and pi together.
+        key: Random key of the initial weights.
+    """
+
+    x_dim: int = eqx.field(static=True)
+    priors: tuple[StandardNormal, ...]
+    loadings: tuple[Array, ...]
+    transforms: tuple[Callable[[Array], Array], ...]
+    encoders: tuple[Conditional, ...]
+    decoder: Conditional
+
+    def __init__(
+        self,
+        x_dim: int = 784,
+        z_dims: Sequence[int] = (200,),
+        hidden: Sequence[Sequence[int]] = ((200, 200),),
+        covariance: str = "rank_one",
+        activation: str = "relu",
+        *,
+        transforms: Sequence[Callable[[Array], Array]] | None = None,
+        encoders: Sequence[Conditional] | None = None,
+        decoder: Conditional | None = None,
+        key: Array,
+    ) -> None:
+        check_layers(z_dims, hidden)
+        n_layers = len(z_dims)
+        for name, given in (("transforms", transforms), ("encoders", encoders)):
+            n = n_layers - (name == "transforms")
+            if given is not None and len(given) != n:
+                raise ValueError(f"{name} should be {n} networks, one per layer, had {len(given)}")
+        if covariance not in COVARIANCES:
+            raise ValueError(
+                f"covariance should be one of {tuple(COVARIANCES)}, was {covariance!r}"
+            )
+        for_decoder, *keys = jax.random.split(key, 1 + n_layers)
+        keys_of = [jax.random.split(for_layer, 3) for for_layer in keys]
+        self.x_dim = x_dim
+        self.priors = tuple(StandardNormal(z_dim) for z_dim in z_dims)
+        self.loadings = tuple(_loading(n, k[0]) for n, k in zip(z_dims, keys_of, strict=True))
+        self.transforms = tuple(
+            [
+                _Transform(above, below, sizes[::-1], activation, key=k[1])
+                for (below, above), sizes, k in zip(
+                    pairwise(z_dims), hidden[1:], keys_of[1:], strict=True
+                )
+            ]
+            if transforms is None
+            else transforms
+        )
+        self.encoders = tuple(
+            [
+                COVARIANCES[covariance](
+                    x_dim, z_dim, tuple(chain(*hidden[: i + 1])), activation, key=keys_of[i][2]
+                )
+                for i, z_dim in enumerate(z_dims)
+            ]
+            if encoders is None
+            else encoders
+        )
+        self.decoder = decoder or BernoulliNet(
+            z_dims[0], x_dim, hidden[0][::-1], activation, key=for_decoder
+        )
+
+    def model(self, x: Array) -> None:
+        with numpyro.plate("data", len(x)):
+            h = None
+            for i in reversed(range(len(self.priors))):
+                xi = numpyro.sample(f"xi_{i + 1}", self.priors[i]())  # (1)
+                noise = xi @ self.loadings[i].T
+                h = noise if h is None else self.transforms[i](h) + noise  # (2), (3)
+            numpyro.sample("x", self.decoder(h), obs=x)  # (4)
+
+    def guide(self, x: Array) -> None:
+        with numpyro.plate("data", len(x)):
+            for i, encoder in enumerate(self.encoders):
+                numpyro.sample(f"xi_{i + 1}", encoder(x))  # (5)
+
+    def check(self, *data: Any) -> None:
+        check_arguments(data, ("x",))
+        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
+
+
+class _Transform(Network):
+    """T(h) = W MLP(h) + b."""
+
+    trunk: MLP
+    out: Linear
+
+    def __init__(
+        self, in_dim: int, out_dim: int, hidden: Sequence[int], activation: str, *, key: Array
+    ) -> None:
+        for_trunk, for_out = jax.random.split(key)
+        self.trunk = MLP(in_dim, hidden, activation, key=for_trunk)
+        self.out = Linear(self.trunk.out_dim, out_dim, key=for_out)
+
+    def __call__(self, h: Array) -> Array:
+        return self.out(self.trunk(h))
+
+
+def _loading(dim: int, key: Array) -> Array:
+    """G, shape (dim, dim), with the initialisation of a `Linear`."""
+    return jax.random.uniform(key, (dim, dim), minval=-(dim**-0.5), maxval=dim**-0.5)
