@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ppl_vae.inference import ELBO, SemiSupervised
     from ppl_vae.inference.evaluate import mean_loss
     from ppl_vae.inference.fit import fit
+    from ppl_vae.inference.log_likelihood import log_likelihood
     from ppl_vae.models import M2, VAE, Classifier, Model
 
 __version__ = "0.1.0"
@@ -26,13 +27,14 @@ __all__ = [
     "digits",
     "fit",
     "hide_labels",
+    "log_likelihood",
     "mean_loss",
     "mnist",
 ]
 
 _HOMES = {
     "ppl_vae.data": ("digits", "hide_labels", "mnist"),
-    "ppl_vae.inference": ("ELBO", "SemiSupervised", "fit", "mean_loss"),
+    "ppl_vae.inference": ("ELBO", "SemiSupervised", "fit", "log_likelihood", "mean_loss"),
     "ppl_vae.models": ("Classifier", "M2", "Model", "VAE"),
 }
 _ROOMS = ("data", "inference", "models", "numpyro", "parity", "plots")

@@ -14,6 +14,20 @@ def as_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
+def drawn_by(value: Any) -> str | None:
+    """The distribution of data that are drawn anew for each batch, or None if they are an array.
+
+    These are `ppl_vae.data.Dynamic` ("bernoulli") and `ppl_vae.data.NormalFeatures` ("normal"):
+    they have `parameters`, what a batch is drawn from, a `mean`, and `sample(seed)`.
+    """
+    return getattr(value, "drawn_by", None)
+
+
+def mean_of(value: Any) -> Any:
+    """The means of data that are drawn anew for each batch; an array stands for itself."""
+    return value.mean if drawn_by(value) else value
+
+
 def check_lengths(*data: Any) -> int:
     """The number of data, which all arrays of `data` share and which is not zero."""
     if not data:
@@ -34,13 +48,18 @@ def check_matrix(
 ) -> None:
     """`value` is a floating (n, dim) array with finite entries in [low, high].
 
-    Dynamically binarised pixels (`ppl_vae.data.Dynamic`) were checked when they were made, so of
-    these only the shape is looked at.
+    Data that are drawn anew for each batch were checked when they were made, so of these only the
+    shape and the interval they are drawn from are looked at.
     """
     shape = tuple(value.shape)
     if len(shape) != 2 or shape[1] != dim:
         raise ValueError(f"{name} should have shape (n, {dim}), had {shape}")
-    if hasattr(value, "probs"):
+    if drawn_by(value):
+        if value.support[0] < low or value.support[1] > high:
+            raise ValueError(
+                f"{name} should lie in [{low:g}, {high:g}], was {type(value).__name__}, which is "
+                f"drawn from ({value.support[0]:g}, {value.support[1]:g})"
+            )
         return
     array = as_numpy(value)
     if not np.issubdtype(array.dtype, np.floating):
@@ -110,7 +129,7 @@ def check_layers(z_dims: Any, hidden: Any) -> None:
 
 def check_condition(name: str, value: Any, dim: int) -> None:
     """`value` is a finite (n, dim) array, or a vector of integer classes 0, ..., dim - 1."""
-    dtype = None if hasattr(value, "probs") else as_numpy(value).dtype
+    dtype = None if drawn_by(value) else as_numpy(value).dtype
     if dtype is not None and np.issubdtype(dtype, np.integer):
         check_labels(name, value, dim)
     else:

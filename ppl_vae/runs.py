@@ -12,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 
 from ppl_vae import files
-from ppl_vae.checks import as_numpy
+from ppl_vae.arguments import Remembers
+from ppl_vae.checks import as_numpy, drawn_by
 
 METRICS = "metrics.csv"
 CHECKPOINT = "checkpoint.safetensors"
@@ -188,19 +189,30 @@ class Checkpoint:
             raise ValueError(
                 f"out should hold the checkpoint of a run, {str(path)!r} is another file"
             )
-        for key in {**run, **text["run"]}:
-            was, now = text["run"].get(key), run.get(key)
-            if was != now:
-                raise ValueError(
-                    f"resume should go on with the run of {str(path)!r}, whose {key} was {was}, "
-                    f"but {key} is now {now}"
-                )
+        difference = _difference("", text["run"], run)
+        if difference:
+            raise ValueError(
+                f"resume should go on with the run of {str(path)!r}, whose {difference}"
+            )
         if text["epoch"] > epochs:
             raise ValueError(
                 f"epochs should be at least the {text['epoch']} that the run of {str(path)!r} has "
                 f"done, was {epochs}"
             )
         return cls(text["run"], int(text["epoch"]), arrays, text["extra"])
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    """The first thing in which two descriptions differ, by its path; "" if there is none."""
+    if was == now:
+        return ""
+    if not (isinstance(was, Mapping) and isinstance(now, Mapping)):
+        return f"{name} was {was!r}, but {name} is now {now!r}"
+    inner = (
+        _difference(f"{name}.{key}" if name else key, was.get(key), now.get(key))
+        for key in {**now, **was}
+    )
+    return next(text for text in inner if text)
 
 
 def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -210,22 +222,25 @@ def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]
 
 
 def fingerprint(data: Any) -> list[Any]:
-    """Shape, checksum and whether it is `Dynamic`, of each array: a resumed run's data."""
+    """Shape, checksum and whether it is drawn anew, of each array: a resumed run's data."""
     prints = []
     for value in data:
-        array = np.ascontiguousarray(as_numpy(getattr(value, "probs", value)))
-        prints.append([list(array.shape), zlib.crc32(array.data), hasattr(value, "probs")])
+        checksum = 0
+        for array in value.parameters if drawn_by(value) else (as_numpy(value),):
+            checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        prints.append([list(value.shape), checksum, drawn_by(value) is not None])
     return prints
 
 
 def describe_run(model: Any, objective: Any, data: Any, **settings: Any) -> dict[str, Any]:
     """What makes a run this run, as JSON values: compared when it is resumed."""
     plain = {
-        key: value
+        key: value.describe() if isinstance(value, Remembers) else value
         for key, value in vars(objective).items()
-        if isinstance(value, bool | int | float | str | None)
+        if isinstance(value, bool | int | float | str | Remembers | None)
     }
     return {
+        "backend": model.backend,
         "model": model.describe(),
         "objective": {"class": type(objective).__name__, **plain},
         "data": fingerprint(data),

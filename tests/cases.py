@@ -104,10 +104,14 @@ PARTS = {"prior": Part("StandardNormal", {"z_dim": Z_DIM}), "encoder": Part("Dia
 HIERARCHICAL = {"x_dim": X_DIM, "z_dims": (3, Z_DIM), "hidden": ((5, 4), (4,))}
 SKIP = {**HIERARCHICAL, "z_dims": (3, Z_DIM, 1), "hidden": ((5,), (4,), (3,)), "skip": True}
 ALL_Z = Part("DiagNormalNet", {"in_dims": (3, Z_DIM, 1), "out_dim": X_DIM, "hidden": (5,)})
+LADDER = {**HIERARCHICAL, "z_dims": (3, Z_DIM, 1), "hidden": ((5, 4), (4,), (3,))}
+ON_Z_1 = Part("DiagNormalNet", {"in_dims": 3, "out_dim": X_DIM, "hidden": (5,)})
 DLGM = {"x_dim": X_DIM, "z_dims": (Z_DIM,), "hidden": ((5, 4),), "activation": "tanh"}
 DLGM_2 = {**DLGM, "z_dims": (Z_DIM, 3), "hidden": ((5,), (4,)), "covariance": "rank_one"}
 CVAE = {"x_dim": X_DIM, "c_dim": 2, "z_dim": Z_DIM, "hidden": (5, 4)}
 GUESS = Part("BernoulliNet", {"in_dims": N_CLASSES, "out_dim": X_DIM, "hidden": (3,)})
+STACKED = {"z_dims": (4, Z_DIM), "hidden": ((5,), (4,))}
+M1M2 = {"x_dim": X_DIM, "n_classes": N_CLASSES, **STACKED}
 CLASSIFIER = {"x_dim": X_DIM, "n_classes": N_CLASSES, "hidden": (5,)}
 
 CASES = (
@@ -120,6 +124,14 @@ CASES = (
         Part("HierarchicalVAE", {**SKIP, "decoder": ALL_Z}),
         reals,
         Part("ELBO", {"k": 2}),
+    ),
+    Case("ladder", Part("LadderVAE", LADDER), pixels),
+    Case("ladder-beta", Part("LadderVAE", LADDER), pixels, Part("ELBO", {"k": 2, "beta": 0.5})),
+    Case(
+        "ladder-gaussian",
+        Part("LadderVAE", {**LADDER, "activation": "tanh", "decoder": ON_Z_1}),
+        reals,
+        Part("ELBO", {"k": 2, "analytic_kl": True}),
     ),
     Case("dlgm-diagonal", Part("DLGM", {**DLGM, "covariance": "diagonal"}), pixels),
     Case("dlgm-rank-one", Part("DLGM", {**DLGM_2, "decoder": GAUSSIAN}), reals),
@@ -138,6 +150,14 @@ CASES = (
         Part("M2", M2),
         partly_labelled,
         Part("SemiSupervised", {"alpha": 0.5, "labelled_per_batch": 4}),
+    ),
+    Case("m1", Part("M1", VAE), pixels),
+    Case("m1-m2-labelled", Part("M1M2", M1M2), labelled, unused="classifier."),
+    Case(
+        "m1-m2-semi-supervised",
+        Part("M1M2", M1M2),
+        partly_labelled,
+        Part("SemiSupervised", {"alpha": 0.5, "labelled_per_batch": 4, "k": 2}),
     ),
     Case("classifier", Part("Classifier", CLASSIFIER), labelled),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ class Dynamic:
     """
 
     probs: npt.NDArray[np.float32]
+    drawn_by: ClassVar[str] = "bernoulli"
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "probs", _grey_levels(self.probs, "probs"))
@@ -46,6 +48,16 @@ class Dynamic:
     def shape(self) -> tuple[int, int]:
         """(n, d): images and pixels per image."""
         return len(self.probs), self.probs.shape[1]
+
+    @property
+    def mean(self) -> npt.NDArray[np.float32]:
+        """The grey levels."""
+        return self.probs
+
+    @property
+    def parameters(self) -> tuple[npt.NDArray[np.float32], ...]:
+        """What a batch is drawn from."""
+        return (self.probs,)
 
     def sample(self, seed: int) -> npt.NDArray[np.float32]:
         """One binary draw of all images, float32, shape (n, d); the same for the same seed."""

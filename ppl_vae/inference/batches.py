@@ -1,12 +1,12 @@
 """Data on the device of the model, handed out batch by batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppl_vae.checks import as_numpy
+from ppl_vae.checks import as_numpy, drawn_by
 
 
 def as_tuple(data: Any) -> tuple[Any, ...]:
@@ -35,35 +35,43 @@ def find_device(device: str | torch.device) -> torch.device:
     return found
 
 
+# How data are made of their parameters, by `drawn_by`; arrays are what they are.
+DRAWS: dict[str | None, Callable[..., Tensor]] = {
+    None: lambda part: part,
+    "bernoulli": torch.bernoulli,
+    "normal": torch.normal,
+}
+
+
 class Batches:
     """Arrays as tensors: floating ones in the type `dtype`, integers as int64.
 
     They lie on `device` if half of its free memory holds them, else each batch is brought there.
-    Dynamically binarised pixels (`ppl_vae.data.Dynamic`) lie there as probabilities and are drawn
-    anew from torch's random state in every batch.
+    `ppl_vae.data.Dynamic` and `NormalFeatures` lie there as the parameters of their distribution
+    and are drawn anew from torch's random state in every batch.
     """
 
     def __init__(self, data: Sequence[Any], device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
-        self.dynamic = [hasattr(part, "probs") for part in data]
-        self.tensors = [_tensor(getattr(part, "probs", part), dtype) for part in data]
+        self.draws = [DRAWS[drawn_by(part)] for part in data]
+        arrays = [part.parameters if drawn_by(part) else (part,) for part in data]
+        self.parts = [[_tensor(value, dtype) for value in values] for values in arrays]
         if self._fits():
-            self.tensors = [tensor.to(device) for tensor in self.tensors]
+            self.parts = [[tensor.to(device) for tensor in part] for part in self.parts]
 
     def _fits(self) -> bool:
         if self.device.type != "cuda":
             return True
         free, _ = torch.cuda.mem_get_info(self.device)
-        return sum(tensor.nbytes for tensor in self.tensors) < free / 2
+        return sum(tensor.nbytes for part in self.parts for tensor in part) < free / 2
 
     def __len__(self) -> int:
-        return len(self.tensors[0])
+        return len(self.parts[0][0])
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, ...]:
-        parts = [tensor[index.to(tensor.device)].to(self.device) for tensor in self.tensors]
         return tuple(
-            torch.bernoulli(part) if dynamic else part
-            for part, dynamic in zip(parts, self.dynamic, strict=True)
+            draw(*(tensor[index.to(tensor.device)].to(self.device) for tensor in part))
+            for draw, part in zip(self.draws, self.parts, strict=True)
         )
 
 

@@ -47,7 +47,8 @@ def fit(
     Args:
         model: The pair; it is moved to `device`.
         data: The argument of `model.model`, or a tuple of its arguments: numpy arrays, tensors or
-            `ppl_vae.data.Dynamic` pixels with a first dimension of one length.
+            what is drawn anew for each batch (`ppl_vae.data.Dynamic` pixels, `NormalFeatures`),
+            with a first dimension of one length.
         objective: A ppl_vae objective or a `pyro.infer.ELBO`; by default `ELBO()`.
         epochs: Number of epochs, those before a resume included.
         batch_size: Data per batch; the last batch of an epoch may be smaller.
@@ -121,6 +122,7 @@ class _Trainer:
         lr: float,
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
+        self.now = objective  # in the epoch that runs
         self.device, self.batch_size = device, batch_size
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
@@ -161,6 +163,7 @@ class _Trainer:
     def epoch(self, epoch: int, bar: Progress) -> float:
         """Trains on every datum once; the mean loss per datum over the batches."""
         self.model.train()
+        self.now = self.objective.at(epoch)
         indices = list(self.objective.batches(self.batch_size, self.order, *self.arrays))
         losses = []
         for number, index in enumerate(indices, start=1):
@@ -193,7 +196,7 @@ class _Trainer:
         return value
 
     def loss(self, batch: tuple[Tensor, ...]) -> Tensor:
-        total = self.objective.differentiable_loss(self.model.model, self.model.guide, *batch)
+        total = self.now.differentiable_loss(self.model.model, self.model.guide, *batch)
         return total / len(batch[0])
 
 

@@ -61,6 +61,14 @@ class Objective(PyroELBO):
         self.check(model, *data)
         return self
 
+    def at(self, epoch: int) -> Self:
+        """The objective in this epoch (the first is 1); `fit` calls it."""
+        return self
+
+    def measured(self) -> Self:
+        """What `mean_loss` and validation measure: without the weights that only training has."""
+        return self
+
     def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
         """The indices of each batch of an epoch: a random order, cut into pieces."""
         return iter(torch.randperm(len(data[0]), generator=generator).split(batch_size))

@@ -5,6 +5,9 @@ from ppl_vae.models.classifier import Classifier
 from ppl_vae.models.cvae import CVAE, GSNN
 from ppl_vae.models.dlgm import DLGM
 from ppl_vae.models.hierarchical_vae import HierarchicalVAE
+from ppl_vae.models.ladder_vae import LadderVAE
+from ppl_vae.models.m1 import M1
+from ppl_vae.models.m1_m2 import M1M2
 from ppl_vae.models.m2 import M2
 from ppl_vae.models.nets import (
     MLP,
@@ -38,11 +41,14 @@ __all__ = [
     "VAE",
     # several layers of latent variables
     "HierarchicalVAE",
+    "LadderVAE",
     "DLGM",
     # conditions
     "GSNN",
     "CVAE",
     # labels
     "Classifier",
+    "M1",
     "M2",
+    "M1M2",
 ]

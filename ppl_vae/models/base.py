@@ -18,7 +18,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from ppl_vae import files
-from ppl_vae.checks import as_numpy, check_lengths, check_whole
+from ppl_vae.checks import as_numpy, check_lengths, check_whole, mean_of
 from ppl_vae.models.nets import Network
 
 
@@ -159,20 +159,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 class ClassifierMixin:
     """Class probabilities from the network `classifier`, under scikit-learn's names."""
 
-    classifier: nn.Module
-    as_tensors: Callable[..., tuple[Tensor, ...]]
-    check: Callable[..., None]
+    def classify(self: Any, x: Tensor) -> Any:
+        """q(y | x), a distribution over classes for x of shape (n, x_dim)."""
+        return self.classifier(x)
 
     @torch.no_grad()
-    def predict_proba(self, x: Any) -> Tensor:
+    def predict_proba(self: Any, x: Any) -> Tensor:
         """q(y | x): (n, n_classes) for x of shape (n, x_dim), an array or a tensor.
 
-        Of dynamically binarised pixels (`ppl_vae.data.Dynamic`) the means are taken.
+        Of data that are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) the means are taken.
         """
-        x = getattr(x, "probs", x)
+        x = mean_of(x)
         self.check(x)
-        with evaluating(self.classifier):
-            probs: Tensor = self.classifier(*self.as_tensors(x)).probs
+        with evaluating(self):
+            probs: Tensor = self.classify(*self.as_tensors(x)).probs
         return probs
 
     def predict(self, x: Any) -> Tensor:

@@ -122,7 +122,10 @@ class DiagNormalNet(Network):
         self.log_var = nn.Linear(self.trunk.out_dim, out_dim)
 
     def forward(self, *inputs: Tensor) -> dist.Independent:
-        h = self.trunk(*inputs)
+        return self.head(self.trunk(*inputs))
+
+    def head(self, h: Tensor) -> dist.Independent:
+        """The distribution given h, the output of the trunk."""
         return dist.Independent(dist.Normal(self.loc(h), (0.5 * self.log_var(h)).exp()), 1)
 
 

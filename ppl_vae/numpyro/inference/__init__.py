@@ -4,20 +4,25 @@ from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.evaluate import mean_loss
 from ppl_vae.numpyro.inference.fit import fit
 from ppl_vae.numpyro.inference.hybrid import Hybrid
+from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.objective import Objective
 from ppl_vae.numpyro.inference.semi_supervised import SemiSupervised
 from ppl_vae.runs import History
+from ppl_vae.schedules import Warmup
 
 __all__ = [
     # objectives
     "ELBO",
     "Hybrid",
     "SemiSupervised",
+    # their parts
+    "Warmup",
     # to build on
     "Objective",
     # training
     "History",
     "fit",
     # measuring
+    "log_likelihood",
     "mean_loss",
 ]

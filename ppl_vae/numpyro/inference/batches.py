@@ -1,13 +1,13 @@
 """Data on the device, handed out batch by batch, as `ppl_vae.inference.batches`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppl_vae.checks import as_numpy
+from ppl_vae.checks import as_numpy, drawn_by
 
 
 def as_tuple(data: Any) -> tuple[Any, ...]:
@@ -31,17 +31,30 @@ def find_device(device: str | jax.Device) -> jax.Device:
         ) from error
 
 
+# How data are made of a key and their parameters, by `drawn_by`; arrays are what they are.
+DRAWS: dict[str | None, Callable[..., Array]] = {
+    None: lambda _, part: part,
+    "bernoulli": lambda key, p: jax.random.bernoulli(key, p).astype(p.dtype),
+    "normal": lambda key, mean, scale: (
+        mean + scale * jax.random.normal(key, mean.shape, mean.dtype)
+    ),
+}
+
+
 class Batches:
     """Arrays on `device`: floating ones in the type `dtype`, integers in jax's own.
 
-    Dynamically binarised pixels (`ppl_vae.data.Dynamic`) lie there as probabilities and are drawn
-    anew in every batch. `arrays` are handed to a compiled program, in which `take` makes a batch.
+    `ppl_vae.data.Dynamic` and `NormalFeatures` lie there as the parameters of their distribution
+    and are drawn anew in every batch. `arrays`, those of all data one after the other, are handed
+    to a compiled program, in which `take` makes a batch.
     """
 
     def __init__(self, data: Sequence[Any], device: jax.Device, dtype: Any) -> None:
-        self.device, self.dtype = device, dtype
-        self.dynamic = [hasattr(part, "probs") for part in data]
-        parts = [as_numpy(getattr(part, "probs", part)) for part in data]
+        self.device = device
+        self.draws = [DRAWS[drawn_by(part)] for part in data]
+        given = [part.parameters if drawn_by(part) else (part,) for part in data]
+        self.sizes = [len(values) for values in given]
+        parts = [as_numpy(value) for values in given for value in values]
         self.arrays = tuple(
             jax.device_put(part.astype(dtype) if part.dtype.kind == "f" else part, device)
             for part in parts
@@ -52,11 +65,9 @@ class Batches:
 
     def take(self, arrays: Sequence[Array], index: Array, key: Array) -> tuple[Array, ...]:
         """The batch of `arrays` at `index`."""
-        parts = []
-        for number, (array, dynamic) in enumerate(zip(arrays, self.dynamic, strict=True)):
-            part = array[index]
-            if dynamic:
-                draw = jax.random.bernoulli(jax.random.fold_in(key, number), part)
-                part = draw.astype(self.dtype)
+        parts, rest = [], [array[index] for array in arrays]
+        for number, (draw, size) in enumerate(zip(self.draws, self.sizes, strict=True)):
+            part = draw(jax.random.fold_in(key, number), *rest[:size])
             parts.append(jnp.asarray(part))
+            rest = rest[size:]
         return tuple(parts)

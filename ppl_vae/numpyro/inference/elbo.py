@@ -1,8 +1,9 @@
 """The evidence lower bound, with exact sums over enumerated sites, as `ppl_vae.inference.elbo`."""
 
+import copy
 from collections.abc import Iterable
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,10 @@ from jax.scipy.special import logsumexp
 from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import scale_and_mask
 
+from ppl_vae.checks import check_at_least
 from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, peel, per_datum
 from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.schedules import Warmup
 
 
 class ELBO(Objective):
@@ -23,38 +26,82 @@ class ELBO(Objective):
         k: Number of particles, whose average is taken.
         analytic_kl: KL(q(z | x) || p(z)) in closed form for each latent site in the data plate,
             where the default uses log q - log p at the draw.
+        beta: Weight of log p(z) - log q(z | x) of every latent site, a number or a `Warmup` that
+            `fit` advances.
+        free_bits: lambda, in nats: the KL term of each latent site in the data plate, averaged over
+            the batch, counts as max(lambda, KL).
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) a closed form is asked for and there is none for a site.
+        ValueError: (when used) a closed form is asked for and there is none for a site; beta is a
+            `Warmup` and the epoch is not known; beta or free bits are asked for and what they are
+            of cannot be told from the rest (see the message).
     """
 
     def __init__(
-        self, k: int = 1, analytic_kl: bool = False, *, max_plate_nesting: int = 1
+        self,
+        k: int = 1,
+        analytic_kl: bool = False,
+        *,
+        beta: float | Warmup = 1.0,
+        free_bits: float = 0.0,
+        max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
-        self.analytic_kl = analytic_kl
+        if not isinstance(beta, Warmup):
+            check_at_least("beta", beta, 0)
+        check_at_least("free_bits", free_bits, 0)
+        self.analytic_kl, self.beta, self.free_bits = analytic_kl, beta, free_bits
+
+    def at(self, epoch: Any) -> Self:
+        if not isinstance(self.beta, Warmup):
+            return self
+        return self._with(self.beta(epoch), self.free_bits)
+
+    def measured(self) -> Self:
+        return self._with(1.0, 0.0)
+
+    def _with(self, beta: float, free_bits: float) -> Self:
+        changed = copy.copy(self)
+        changed.beta, changed.free_bits = beta, free_bits
+        return changed
 
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
     ) -> Array:
         nesting = self.max_plate_nesting
         draws = draw(model, guide, *data, k=self.k, max_plate_nesting=nesting, key=key, **kwargs)
-        local = elbo_per_datum(draws, analytic_kl=self.analytic_kl, max_plate_nesting=nesting)
-        return -(local.sum() + elbo_of_globals(draws))
+        settings: dict[str, Any] = {"analytic_kl": self.analytic_kl, "max_plate_nesting": nesting}
+        beta = self.beta
+        if isinstance(beta, Warmup):
+            raise ValueError(
+                "beta should be a number where no epoch is known, was a Warmup: fit knows the "
+                "epoch, elsewhere use objective.at(epoch)"
+            )
+        local = elbo_per_datum(draws, beta=beta, **settings)
+        loss = -(local.sum() + elbo_of_globals(draws, beta=beta))
+        if self.free_bits > 0:
+            loss = loss + beta * _below(self.free_bits, draws, **settings)
+        return loss
 
 
-def elbo_per_datum(draws: Draws, *, analytic_kl: bool = False, max_plate_nesting: int = 1) -> Array:
+def elbo_per_datum(
+    draws: Draws,
+    *,
+    analytic_kl: bool = False,
+    beta: float | Array = 1.0,
+    max_plate_nesting: int = 1,
+) -> Array:
     """The bound of each datum, shape (N,), its gradient unbiased; sites in the data plate only."""
     guide = [site for site in draws.guide.values() if site.local and not site.observed]
     closed = [site for site in guide if analytic_kl and site.enum_dim is None]
     open_names = {site.name for site in guide} - {site.name for site in closed}
-    log_w = _log_joint(draws, leave_out={site.name for site in closed})
+    log_w = _log_joint(draws, beta, leave_out={site.name for site in closed})
     for site in guide:
         if site.name in open_names:
-            log_w = log_w - site.scale * site.log_prob
+            log_w = log_w - beta * site.scale * site.log_prob
         else:
-            log_w = log_w - site.scale * _kl(site, draws, max_plate_nesting)
+            log_w = log_w - beta * site.scale * _kl(site, draws, max_plate_nesting)
     # Equals 1 without enumerated sites.
     weight = jnp.exp(_sum(site.log_prob for site in guide if site.enum_dim is not None))
     bound = weight * log_w
@@ -66,7 +113,7 @@ def elbo_per_datum(draws: Draws, *, analytic_kl: bool = False, max_plate_nesting
     return bound.reshape(-1, particles, n).sum(0).mean(0)
 
 
-def elbo_of_globals(draws: Draws) -> Array:
+def elbo_of_globals(draws: Draws, *, beta: float | Array = 1.0) -> Array:
     """The bound's terms of the sites outside the data plate, a scalar averaged over particles."""
     total = jnp.zeros(())
     for sign, sites in ((1.0, draws.model), (-1.0, draws.guide)):
@@ -79,21 +126,51 @@ def elbo_of_globals(draws: Draws) -> Array:
                     f"global {_kind(site)}: use another numpyro.infer.ELBO"
                 )
             term = (site.scale * site.log_prob).sum((-2, -1)) / site.log_prob.shape[-2]
-            total = total + sign * term.sum()
+            weight = 1.0 if site.observed else beta
+            total = total + sign * weight * term.sum()
     return total
 
 
-def _log_joint(draws: Draws, leave_out: set[str]) -> Array:
+def _below(free_bits: float, draws: Draws, *, analytic_kl: bool, max_plate_nesting: int) -> Array:
+    """What the KL terms lack of free_bits: max(lambda, KL) = KL + max(0, lambda - KL)."""
+    total = jnp.zeros(())
+    for site in draws.guide.values():
+        if not site.local or site.observed:
+            continue
+        prior = draws.model[site.name]
+        if site.scored or site.enum_dim is not None:
+            raise ValueError(
+                f"free_bits should be 0 for latents that are not reparametrised, was {free_bits:g}"
+                f" with the site {site.name!r}"
+            )
+        if not all(_same(s.scale, 1.0) and _same(s.mask, None) for s in (site, prior)):
+            raise ValueError(
+                f"free_bits should be 0 for sites with a scale or a mask, was {free_bits:g} with "
+                f"the site {site.name!r}"
+            )
+        kl = site.log_prob - prior.log_prob
+        if analytic_kl:
+            kl = _kl(site, draws, max_plate_nesting)
+        total = total + kl.shape[-1] * jnp.maximum(free_bits - kl.mean(), 0)
+    return total
+
+
+def _log_joint(draws: Draws, beta: float | Array, leave_out: set[str]) -> Array:
     """log p(x, z) of each particle and datum, sites that only the model enumerates summed out."""
     sites = [site for site in draws.model.values() if site.local and site.name not in leave_out]
     only_model = [site for site in sites if site.enum_dim is not None]
     only_model = [site for site in only_model if site.name not in draws.guide]
     if not only_model:
-        return _sum(site.scale * site.log_prob for site in sites)
+        return _sum((1.0 if s.observed else beta) * s.scale * s.log_prob for s in sites)
     if leave_out:
         raise ValueError(
             "analytic_kl should be False for a model that enumerates sites which the guide leaves "
             f"out ({[site.name for site in only_model]}), was True"
+        )
+    if not _same(beta, 1.0):
+        raise ValueError(
+            "beta should be 1 for a model that enumerates sites which the guide leaves out "
+            f"({[site.name for site in only_model]}), was {beta}"
         )
     scale, mask = sites[0].scale, sites[0].mask
     if not all(_same(site.scale, scale) and _same(site.mask, mask) for site in sites):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_whole, drawn_by
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.objective import Objective
@@ -25,16 +25,16 @@ def mean_loss(
 
     Args:
         model: The pair.
-        data: The argument of `model.model`, or a tuple of its arguments; of dynamically binarised
-            pixels one draw is taken.
-        objective: What is averaged.
+        data: The argument of `model.model`, or a tuple of its arguments; of data that
+            are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
+        objective: What is averaged, without weights that only training has (`beta`, `free_bits`).
         batch_size: Data that are looked at together; it bounds the memory.
         seed: Of the draws and the pixels.
     """
     check_whole("batch_size", batch_size, 1)
-    objective = ELBO() if objective is None else objective
-    # One draw of dynamic pixels, the same in both backends.
-    arrays = [x.sample(seed) if hasattr(x, "probs") else x for x in as_tuple(data)]
+    objective = ELBO() if objective is None else objective.measured()
+    # One draw of data that are drawn anew, the same in both backends.
+    arrays = [x.sample(seed) if drawn_by(x) else x for x in as_tuple(data)]
     objective.check(model, *arrays)
     weight = next(iter(parameters(model).values()))
     batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)

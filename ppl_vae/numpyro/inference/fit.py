@@ -51,7 +51,8 @@ def fit(
     Args:
         model: The pair.
         data: The argument of `model.model`, or a tuple of its arguments: arrays of any kind or
-            `ppl_vae.data.Dynamic` pixels with a first dimension of one length.
+            what is drawn anew for each batch (`ppl_vae.data.Dynamic` pixels, `NormalFeatures`),
+            with a first dimension of one length.
         objective: A ppl_vae.numpyro objective or a `numpyro.infer.ELBO`; by default `ELBO()`.
         epochs: Number of epochs, those before a resume included.
         batch_size: Data per batch; the last batch of an epoch may be smaller.
@@ -90,7 +91,7 @@ def fit(
         given.check(model, *as_tuple(validation))
     trainer = _Trainer(model, prepared, arrays, found, batch_size, lr, seed)
     folder = None if out is None else Path(out)
-    settings = {"batch_size": batch_size, "lr": lr, "seed": seed, "backend": model.backend}
+    settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     checkpoint = Checkpoint.find(folder, run, epochs) if resume else None
     done = 0 if checkpoint is None else checkpoint.epoch
@@ -172,13 +173,13 @@ class _Trainer:
         key = jax.random.fold_in(jax.random.key(self.seed), epoch)
         data = self.batches.arrays
         if self.new:
-            faults.check_gradients(self.loss, self.weights, data, indices[0], key)
+            faults.check_gradients(self.loss, self.weights, data, indices[0], key, epoch)
         # Batches of one size are the steps of a loop; a smaller last one is a step of its own.
         size = len(indices[0])
         loop = np.stack([index for index in indices if len(index) == size])
         rest = [index for index in indices if len(index) != size]
         state = (self.weights, self.adam, jnp.array(True))
-        (self.weights, self.adam, _), losses = self.run(state, data, loop, rest, key)
+        (self.weights, self.adam, _), losses = self.run(state, data, loop, rest, key, epoch)
         values = np.asarray(losses)
         if not np.isfinite(values).all():
             self._stop(epoch, indices, values, key)
@@ -187,22 +188,31 @@ class _Trainer:
             self.new = False
         return float(np.mean(values, dtype=np.float64))
 
-    def loss(self, weights: Weights, data: tuple[Array, ...], index: Array, key: Array) -> Array:
+    def loss(
+        self,
+        weights: Weights,
+        data: tuple[Array, ...],
+        index: Array,
+        key: Array,
+        epoch: int | Array,
+    ) -> Array:
         """The loss per datum of the batch at `index`."""
         for_pixels, for_draws = jax.random.split(key)
         batch = self.batches.take(data, index, for_pixels)
         model = with_parameters(self.model, weights)
         with training():
-            total = self.objective.differentiable_loss(
+            total = self.objective.at(epoch).differentiable_loss(
                 model.model, model.guide, *batch, key=for_draws
             )
         return total / len(index)
 
-    def _run(self, state: Any, data: Any, loop: Array, rest: list[Array], key: Array) -> Any:
+    def _run(
+        self, state: Any, data: Any, loop: Array, rest: list[Array], key: Array, epoch: Array
+    ) -> Any:
         def step(state: Any, batch: tuple[Array, Array]) -> Any:
             (weights, adam, alive), (number, index) = state, batch
             step_key = jax.random.fold_in(key, number)
-            loss, gradient = jax.value_and_grad(self.loss)(weights, data, index, step_key)
+            loss, gradient = jax.value_and_grad(self.loss)(weights, data, index, step_key, epoch)
             updates, new_adam = self.optimizer.update(gradient, adam, weights)
             new = (optax.apply_updates(weights, updates), new_adam)
             # After a fault the state stays as it was, for `_stop` to run the batch again.
@@ -220,7 +230,7 @@ class _Trainer:
         number = int(np.flatnonzero(~np.isfinite(losses))[0])
         index, step_key = jnp.asarray(indices[number]), jax.random.fold_in(key, number)
         fault = faults.first_fault(
-            lambda: self.loss(self.weights, self.batches.arrays, index, step_key)
+            lambda: self.loss(self.weights, self.batches.arrays, index, step_key, epoch)
         )
         raise FloatingPointError(
             f"loss should be finite, was {losses[number]} at epoch {epoch}, "

@@ -71,6 +71,14 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
         self.check(model, *data)
         return self
 
+    def at(self, epoch: Any) -> Self:
+        """The objective in this epoch (the first is 1, and jit traces it); `fit` calls it."""
+        return self
+
+    def measured(self) -> Self:
+        """What `mean_loss` and validation measure: without the weights that only training has."""
+        return self
+
     def batches(
         self, batch_size: int, generator: np.random.Generator, *data: Any
     ) -> list[np.ndarray]:

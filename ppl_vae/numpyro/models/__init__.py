@@ -5,6 +5,9 @@ from ppl_vae.numpyro.models.classifier import Classifier
 from ppl_vae.numpyro.models.cvae import CVAE, GSNN
 from ppl_vae.numpyro.models.dlgm import DLGM
 from ppl_vae.numpyro.models.hierarchical_vae import HierarchicalVAE
+from ppl_vae.numpyro.models.ladder_vae import LadderVAE
+from ppl_vae.numpyro.models.m1 import M1
+from ppl_vae.numpyro.models.m1_m2 import M1M2
 from ppl_vae.numpyro.models.m2 import M2
 from ppl_vae.numpyro.models.nets import (
     MLP,
@@ -38,11 +41,14 @@ __all__ = [
     "VAE",
     # several layers of latent variables
     "HierarchicalVAE",
+    "LadderVAE",
     "DLGM",
     # conditions
     "GSNN",
     "CVAE",
     # labels
     "Classifier",
+    "M1",
     "M2",
+    "M1M2",
 ]

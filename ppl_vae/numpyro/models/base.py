@@ -15,7 +15,7 @@ from jax.tree_util import GetAttrKey, SequenceKey
 from numpyro import handlers
 
 from ppl_vae import files
-from ppl_vae.checks import as_numpy, check_lengths, check_whole
+from ppl_vae.checks import as_numpy, check_lengths, check_whole, mean_of
 from ppl_vae.numpyro.models.nets import Network
 
 
@@ -73,7 +73,7 @@ class Model(Network):
     def reconstruct(self, *data: Any, key: Array, site: str = "x") -> Array:
         """The mean of p(x | z) with z drawn from the guide: (n, x_dim) for data of n rows."""
         self.check(*data)
-        data = tuple(_as_jax(part) for part in data)
+        data = tuple(as_jax(part) for part in data)
         for_guide, for_model = jax.random.split(key)
         guide = handlers.trace(handlers.seed(self.guide, for_guide)).get_trace(*data)
         replayed = handlers.replay(handlers.seed(self.model, for_model), guide)
@@ -110,7 +110,7 @@ class Model(Network):
             ValueError: a name is missing or unknown, or a shape is another one.
         """
         own = parameters(self)
-        new = {name: _as_jax(value) for name, value in weights.items()}
+        new = {name: as_jax(value) for name, value in weights.items()}
         faults = {
             "missing": sorted(own.keys() - new.keys()),
             "unknown": sorted(new.keys() - own.keys()),
@@ -127,14 +127,18 @@ class Model(Network):
 class ClassifierMixin:
     """Class probabilities from the network `classifier`, under scikit-learn's names."""
 
+    def classify(self: Any, x: Array) -> Any:
+        """q(y | x), a distribution over classes for x of shape (n, x_dim)."""
+        return self.classifier(x)
+
     def predict_proba(self: Any, x: Any) -> Array:
         """q(y | x): (n, n_classes) for x of shape (n, x_dim), an array of any kind.
 
-        Of dynamically binarised pixels (`ppl_vae.data.Dynamic`) the means are taken.
+        Of data that are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) the means are taken.
         """
-        x = getattr(x, "probs", x)
+        x = mean_of(x)
         self.check(x)
-        probs: Array = self.classifier(_as_jax(x)).probs
+        probs: Array = self.classify(as_jax(x)).probs
         return probs
 
     def predict(self, x: Any) -> Array:
@@ -166,7 +170,8 @@ def _dotted(path: tuple[Any, ...]) -> str:
     return ".".join(parts)
 
 
-def _as_jax(value: Any) -> Array:
+def as_jax(value: Any) -> Array:
+    """An array of any kind as one of jax."""
     # A copy: asarray may share the memory of a torch tensor that is trained in place later on.
     return value if isinstance(value, jax.Array) else jnp.array(as_numpy(value))
 

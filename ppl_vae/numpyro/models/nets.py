@@ -202,7 +202,10 @@ class DiagNormalNet(Network):
         self.log_var = Linear(self.trunk.out_dim, out_dim, key=for_log_var)
 
     def __call__(self, *inputs: Array) -> dist.Distribution:
-        h = self.trunk(*inputs)
+        return self.head(self.trunk(*inputs))
+
+    def head(self, h: Array) -> dist.Distribution:
+        """The distribution given h, the output of the trunk."""
         return dist.Normal(self.loc(h), jnp.exp(0.5 * self.log_var(h))).to_event(1)
 
 

@@ -1,0 +1,109 @@
+"""The ladder variational autoencoder."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from ppl_vae.checks import check_arguments, check_layers, check_matrix
+from ppl_vae.models.base import Model
+from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
+from ppl_vae.models.priors import StandardNormal
+
+
+class LadderVAE(Model):
+    """Variational autoencoder with L layers of latents whose guide is bottom-up and top-down.
+
+        p(x, z)  = p(z_L) prod_{l<L} p(z_l | z_{l+1}) p(x | z_1),    p(z_L) = N(0, I)     (1)
+        d_l      = MLP(d_{l-1}),    d_0 = x                                               (2)
+        n_l      = N(mu_l(d_l), diag sigma_l(d_l)^2)                                      (3)
+        q(z | x) = n_L(z_L) prod_{l<L} q(z_l | z_{l+1}, x)                                (4)
+        q(z_l | z_{l+1}, x) = merge(n_l, p(z_l | z_{l+1}))                                (5)
+
+    with diagonal normal p(z_l | z_{l+1}) that model and guide share, and `merge` the product of two
+    normal densities: what the data say of z_l is added to what z_{l+1} says of it.
+
+    References:
+        Sønderby, Raiko, Maaløe, Sønderby & Winther, "Ladder variational autoencoders", NeurIPS
+        2016, arXiv:1602.02282, sections 2.1 and 2.2. Sizes are those of its experiments.
+
+    Differs from the paper:
+        Variances are exp of a linear map (the paper: softplus), as elsewhere in this library.
+        torch's initialisation.
+
+    Args:
+        x_dim: Size of a datum; data have shape (n, x_dim).
+        z_dims: Sizes of z_1, ..., z_L, z_1 the nearest to the data.
+        hidden: Hidden layers of (2) for l = 1, ..., L: a sequence of sizes for each layer;
+            p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
+        activation: Of the hidden layers: "leaky_relu", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        prior: p(z_L), called without inputs.
+        decoder: p(x | z_1), called with z_1.
+    """
+
+    def __init__(
+        self,
+        x_dim: int = 784,
+        z_dims: Sequence[int] = (64, 32, 16, 8, 4),
+        hidden: Sequence[Sequence[int]] = ((512, 512), (256, 256), (128, 128), (64, 64), (32, 32)),
+        activation: str = "leaky_relu",
+        *,
+        prior: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_layers(z_dims, hidden)
+        self.x_dim, self.n_layers = x_dim, len(z_dims)
+        self.prior = prior or StandardNormal(z_dims[-1])
+        self.encoders = nn.ModuleList()  # n_1, n_2, ..., each on a trunk of its own
+        d_dim = x_dim
+        for z_dim, sizes in zip(z_dims, hidden, strict=True):
+            self.encoders.append(DiagNormalNet(d_dim, z_dim, sizes, activation))
+            d_dim = sizes[-1] if sizes else d_dim
+        self.conditionals = nn.ModuleList(  # p(z_1 | z_2), p(z_2 | z_3), ...
+            DiagNormalNet(above, z_dim, sizes[::-1], activation)
+            for above, z_dim, sizes in zip(z_dims[1:], z_dims[:-1], hidden[1:], strict=True)
+        )
+        self.decoder = decoder or BernoulliNet(z_dims[0], x_dim, hidden[0][::-1], activation)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample(f"z_{self.n_layers}", self.prior())
+            for layer in range(self.n_layers - 1, 0, -1):
+                z = pyro.sample(f"z_{layer}", self.conditionals[layer - 1](z))  # (1)
+            pyro.sample("x", self.decoder(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        *below, top = self.bottom_up(x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample(f"z_{self.n_layers}", top)  # (4)
+            for layer in range(self.n_layers - 1, 0, -1):
+                q = merge(below[layer - 1], self.conditionals[layer - 1](z))  # (5)
+                z = pyro.sample(f"z_{layer}", q)
+
+    def bottom_up(self, x: Tensor) -> list[dist.Independent]:
+        """n_1, ..., n_L: what x of shape (..., x_dim) says of each layer."""
+        found, d = [], x
+        encoder: Any
+        for encoder in self.encoders:
+            d = encoder.trunk(d)  # (2)
+            found.append(encoder.head(d))  # (3)
+        return found
+
+    def check(self, *data: Any) -> None:
+        check_arguments(data, ("x",))
+        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
+
+
+def merge(a: dist.Independent, b: dist.Independent) -> dist.Independent:
+    """The product of two diagonal normal densities, normalised; batch shapes are broadcast.
+
+    1 / sigma^2 = 1 / sigma_a^2 + 1 / sigma_b^2,
+    mu = sigma^2 (mu_a / sigma_a^2 + mu_b / sigma_b^2).
+    """
+    a, b = a.base_dist, b.base_dist
+    variance = 1 / (a.scale**-2 + b.scale**-2)
+    loc = variance * (a.loc * a.scale**-2 + b.loc * b.scale**-2)
+    return dist.Independent(dist.Normal(loc, variance.sqrt()), 1)

@@ -1,0 +1,73 @@
+"""The variational autoencoder as a maker of features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppl_vae.checks import mean_of
+from ppl_vae.models.base import evaluating
+from ppl_vae.models.vae import VAE
+
+
+class M1(VAE):
+    """The latent-feature discriminative model M1: a VAE, and a classifier of its features.
+
+        p(x, z)  = p(z) p(x | z),    p(z) = N(0, I)                     (1)
+        q(z | x) = N(mu(x), diag sigma(x)^2)                            (3)
+
+    The VAE learns from all data, `fit(m1, x)`; the classifier, any of scikit-learn's, from the
+    labelled ones:
+
+        svm = sklearn.svm.SVC().fit(m1.features(x_labelled)[0], y_labelled)
+        y = svm.predict(m1.features(x)[0])
+
+    and `ppl_vae.data.NormalFeatures(*m1.features(x))` are draws of z as data of another model, see
+    `M1M2`.
+
+    References:
+        Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generative models",
+        NeurIPS 2014, arXiv:1406.5298, section 2 ("latent-feature discriminative model") and
+        equations 1 and 3; the objective, equation 5, is `ppl_vae.inference.ELBO`.
+
+    Differs from the paper:
+        The classifier sees the means of q(z | x), where a transductive SVM saw draws;
+        no prior on the weights; torch's initialisation (the authors' code: scale 0.001).
+
+    Args:
+        x_dim: Size of a datum; data have shape (n, x_dim).
+        z_dim: Size of the latent variable, the number of features.
+        hidden: Hidden layers of the encoder; the decoder has them in reverse order.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        prior: p(z), called without inputs.
+        encoder: q(z | x), called with x.
+        decoder: p(x | z), called with z.
+    """
+
+    def __init__(
+        self,
+        x_dim: int = 784,
+        z_dim: int = 50,
+        hidden: Sequence[int] = (600, 600),
+        activation: str = "softplus",
+        *,
+        prior: nn.Module | None = None,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__(
+            x_dim, z_dim, hidden, activation, prior=prior, encoder=encoder, decoder=decoder
+        )
+
+    @torch.no_grad()
+    def features(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Mean and scale of q(z | x), each (n, z_dim), for x of shape (n, x_dim).
+
+        Of data that are drawn anew (`ppl_vae.data.Dynamic`) the means are taken.
+        """
+        x = mean_of(x)
+        self.check(x)
+        with evaluating(self):
+            q = self.encoder(*self.as_tensors(x))  # (3)
+        return q.mean, q.stddev

@@ -1,0 +1,111 @@
+"""The importance-sampled log p(x) where log p(x) is known."""
+
+import linear_gaussian as exact
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from ppl_vae.inference import log_likelihood
+from ppl_vae.models import M2, BernoulliNet, CategoricalNet, Classifier, DiagNormalNet, Model
+
+
+def test_every_draw_is_log_p_at_the_exact_posterior() -> None:
+    model, x = exact.conjugate(exact=True), exact.data()
+    estimate = log_likelihood(model, x, k=7, batch_size=3, particles=4)
+    torch.testing.assert_close(estimate, exact.log_evidence(model, x), atol=1e-10, rtol=0)
+
+
+def test_more_draws_come_nearer_from_below() -> None:
+    model, x = exact.conjugate(exact=False), exact.data()
+    truth = exact.log_evidence(model, x).mean().item()
+
+    def mean(k: int, seeds: int) -> tuple[float, float]:
+        runs = [log_likelihood(model, x, k, seed=seed).mean().item() for seed in range(seeds)]
+        return float(np.mean(runs)), float(np.std(runs, ddof=1) / seeds**0.5)
+
+    few, error = mean(k=2, seeds=100)
+    assert few < truth - 3 * error
+    more, error = mean(k=2000, seeds=20)
+    assert few < more
+    assert abs(more - truth) < 4 * error + 0.01
+
+
+def test_classes_are_summed_over() -> None:
+    """log sum_y p(y) p(x | y), with a z that tells nothing and whose posterior is its prior."""
+    model = M2(6, 3, 2, (4,))
+    with torch.no_grad():
+        model.decoder.trunk.layers[0].weight[:, :2].zero_()
+        for layer in (model.encoder.loc, model.encoder.log_var):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        x = torch.rand(5, 6).round()
+        per_class = [model.decoder(torch.zeros(2), row).log_prob(x) for row in torch.eye(3)]
+        truth = torch.stack(per_class).logsumexp(0) - np.log(3)
+        labelled = per_class[1] - np.log(3)
+    torch.testing.assert_close(log_likelihood(model, x, k=3), truth, atol=1e-5, rtol=0)
+    y = torch.ones(5, dtype=torch.int64)
+    torch.testing.assert_close(log_likelihood(model, (x, y), k=3), labelled, atol=1e-5, rtol=0)
+
+
+def test_it_costs_no_random_numbers_and_is_the_same_for_a_seed() -> None:
+    model, x = exact.conjugate(exact=False), exact.data()
+    before = torch.get_rng_state()
+    one, two = log_likelihood(model, x, k=4), log_likelihood(model, x, k=4)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(one, two)
+    assert not torch.equal(one, log_likelihood(model, x, k=4, seed=1))
+
+
+def test_it_is_of_evaluation() -> None:
+    net = CategoricalNet(6, 3, (8,), dropout=(0.5, 0.5))
+    model, x, y = Classifier(6, 3, classifier=net), torch.ones(4, 6), torch.ones(4).long()
+    estimate = log_likelihood(model, (x, y), k=4)
+    assert model.training
+    torch.testing.assert_close(estimate, model.predict_proba(x)[:, 1].log())
+
+
+class Shared(Model):
+    """A latent variable that belongs to all data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x_dim = 2
+        self.decoder, self.encoder = BernoulliNet(1, 2, ()), DiagNormalNet(1, 1, ())
+
+    def model(self, x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", self.decoder(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.sample("z", self.encoder(torch.zeros(1)))
+
+
+def test_wrong_input_is_named() -> None:
+    model = exact.conjugate(exact=True)
+    with pytest.raises(ValueError, match="k should be a whole number of at least 1, was 0"):
+        log_likelihood(model, exact.data(), k=0)
+    with pytest.raises(ValueError, match=r"x should have shape \(n, 3\)"):
+        log_likelihood(model, torch.rand(2, 5), k=1)
+    with pytest.raises(ValueError, match="site 'z' should lie in the data plate"):
+        log_likelihood(Shared(), torch.ones(2, 2), k=2)
+
+
+def test_the_port_agrees() -> None:
+    pytest.importorskip("numpyro", reason="the NumPyro port is not installed")
+    import jax
+
+    from ppl_vae.numpyro.inference import log_likelihood as in_port
+    from ppl_vae.numpyro.models import VAE as Port
+    from ppl_vae.numpyro.models import DiagNormalNet as PortNet
+
+    model, x, key = exact.conjugate(exact=True), exact.data(), jax.random.key(0)
+    decoder = PortNet(exact.Z_DIM, exact.X_DIM, (), key=key)
+    encoder = PortNet(exact.X_DIM, exact.Z_DIM, (), key=key)
+    port = Port(exact.X_DIM, exact.Z_DIM, (2,), encoder=encoder, decoder=decoder, key=key)
+    port = port.with_weights(model.state_dict())
+    estimate = in_port(port, x.numpy().astype(np.float32), k=7, batch_size=3, particles=4)
+    np.testing.assert_allclose(estimate, exact.log_evidence(model, x).detach(), atol=1e-4)
