@@ -112,7 +112,7 @@ def log_evidence(model: LadderVAE, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("analytic_kl", [False, True])
 def test_value_and_gradients_are_those_of_the_known_bound(analytic_kl: bool) -> None:
-    model, x, objective = linear(), data(), ELBO(2000, analytic_kl)
+    model, x, objective = linear(), data(), ELBO(600, analytic_kl)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def flat(loss: Tensor) -> Tensor:
@@ -121,10 +121,10 @@ def test_value_and_gradients_are_those_of_the_known_bound(analytic_kl: bool) -> 
 
     expected = flat(-bound(model, x).sum())
     replicates = torch.stack(
-        [flat(objective.differentiable_loss(model.model, model.guide, x)) for _ in range(60)]
+        [flat(objective.differentiable_loss(model.model, model.guide, x)) for _ in range(200)]
     )
-    assert_unbiased(replicates, expected, errors=5.0)
-    assert (replicates.std(0) / 60**0.5 < 0.05 * (1 + expected.abs())).all()
+    assert_unbiased(replicates, expected, errors=4.0)
+    assert (replicates.std(0) / 200**0.5 < 0.05 * (1 + expected.abs())).all()
     assert (bound(model, x) < log_evidence(model, x)).all()
 
 
