@@ -18,7 +18,23 @@ for _name in ("numpyro", "jax", "equinox", "optax"):
             name=_name,
         )
 
-from ppl_vae.numpyro.inference import ELBO, SemiSupervised, fit, mean_loss  # noqa: E402
+from ppl_vae.numpyro.inference import (  # noqa: E402
+    ELBO,
+    SemiSupervised,
+    fit,
+    log_likelihood,
+    mean_loss,
+)
 from ppl_vae.numpyro.models import M2, VAE, Classifier, Model  # noqa: E402
 
-__all__ = ["ELBO", "M2", "VAE", "Classifier", "Model", "SemiSupervised", "fit", "mean_loss"]
+__all__ = [
+    "ELBO",
+    "M2",
+    "VAE",
+    "Classifier",
+    "Model",
+    "SemiSupervised",
+    "fit",
+    "log_likelihood",
+    "mean_loss",
+]
