@@ -101,7 +101,7 @@ class Backend:
         else:
             import torch
 
-            import ppl_vae as package  # type: ignore[no-redef]
+            import ppl_vae as package
 
             self.as_array = torch.as_tensor
             self.random = torch.random

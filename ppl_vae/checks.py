@@ -91,9 +91,11 @@ def check_labels(name: str, value: Any, n_classes: int, *, unlabelled: bool = Fa
 
 
 def check_at_least(name: str, value: Any, least: float) -> None:
-    """`value >= least`, and not NaN."""
+    """`value >= least`, and neither NaN nor infinite."""
     if not (isinstance(value, Real) and float(value) >= least):
         raise ValueError(f"{name} should be at least {least:g}, was {value!r}")
+    if np.isinf(float(value)):
+        raise ValueError(f"{name} should be finite, was {value!r}")
 
 
 def check_fraction(name: str, value: Any) -> None:

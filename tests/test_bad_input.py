@@ -114,6 +114,9 @@ SETTINGS: dict[str, tuple[Callable[[], Any], str]] = {
     "nesting-0": (lambda: ELBO(max_plate_nesting=0), "max_plate_nesting .*at least 1, was 0"),
     "alpha-negative": (lambda: SemiSupervised(-1.0), "alpha should be at least 0, was -1.0"),
     "alpha-nan": (lambda: SemiSupervised(float("nan")), "alpha should be at least 0, was nan"),
+    "alpha-infinite": (lambda: SemiSupervised(float("inf")), "alpha should be finite, was inf"),
+    "beta-infinite": (lambda: ELBO(beta=float("inf")), "beta should be finite, was inf"),
+    "free-bits-infinite": (lambda: ELBO(free_bits=float("inf")), "free_bits should be finite"),
     "alpha-text": (lambda: SemiSupervised("1"), "alpha should be at least 0, was '1'"),
     "fraction": (
         lambda: SemiSupervised(labelled_fraction=2),

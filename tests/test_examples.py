@@ -33,7 +33,6 @@ Run = Callable[..., Done]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs the script with these flags, and --out in the test's folder, in this process."""
-    monkeypatch.setattr(plt, "show", lambda: None)
 
     def go(*flags: str) -> Done:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *SHORT, "--out", str(tmp_path), *flags])
