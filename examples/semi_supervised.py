@@ -5,10 +5,7 @@ section 4.1. The default is a quick run on the handwritten digits that come with
 `--data mnist` is the paper's experiment, and the defaults of the other flags are then the paper's.
 """
 
-import argparse
 import copy
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +13,8 @@ from typing import Annotated, Any, Literal
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from cli import finish, mean_and_error, run
+from matplotlib.figure import Figure
 
 from ppl_vae import plots
 from ppl_vae.checks import as_numpy, check_at_least
@@ -144,14 +143,13 @@ def main(settings: Settings) -> None:
         results["labels alone"].append(alone)
         start = alone.history.model.classifier if settings.pretrained else None
         results["M2"].append(train_m2(settings, backend, images, y, split, start))
-    report = table(settings, results)
-    (settings.out / "table.txt").write_text(report + "\n")
-    print(f"\n{report}\n")
-    model = results["M2"][0].history.model
-    for path in [settings.out / "table.txt", *pictures(settings, backend, images.test, results)]:
-        print(path)
-    model.save(settings.out / "m2.safetensors")
-    print(settings.out / "m2.safetensors")
+    figures = pictures(backend, images.test, results)
+    finish(
+        settings.out,
+        table(settings, results),
+        figures,
+        {"m2": results["M2"][0].history.model},
+    )
 
 
 def train_classifier(
@@ -252,16 +250,7 @@ def table(settings: Settings, results: dict[str, list[Result]]) -> str:
     return "\n".join([*lines, f"M2 makes {ratio:.2f} of the errors of the labels alone."])
 
 
-def mean_and_error(values: Sequence[float]) -> str:
-    mean = f"{np.mean(values):.2f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}"
-
-
-def pictures(
-    settings: Settings, backend: Backend, test: Images, results: dict[str, list[Result]]
-) -> list[Path]:
+def pictures(backend: Backend, test: Images, results: dict[str, list[Result]]) -> dict[str, Figure]:
     """Training curves, analogies and reconstructions of the first split's M2."""
     histories = {name: [run.history for run in runs] for name, runs in results.items()}
     figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.5), layout="constrained")
@@ -284,15 +273,7 @@ def pictures(
     own = np.stack([x, sheets[np.arange(len(x)), 1 + as_numpy(model.predict(x))]])
     rows = ["image", "mean"]
     both = plots.image_grid(own, test.image_shape, row_labels=rows, column_labels=names)
-    paths = []
-    for name, drawn in (
-        ("curves", figure),
-        ("analogies", grid.figure),
-        ("reconstructions", both.figure),
-    ):
-        paths.append(settings.out / f"{name}.png")
-        drawn.savefig(paths[-1], dpi=150)
-    return paths
+    return {"curves": figure, "analogies": grid.figure, "reconstructions": both.figure}
 
 
 def analogies(backend: Backend, model: Any, x: np.ndarray) -> np.ndarray:
@@ -307,19 +288,5 @@ def analogies(backend: Backend, model: Any, x: np.ndarray) -> np.ndarray:
     return np.concatenate([x[:, None], means], axis=1)
 
 
-def parse(arguments: Sequence[str] | None = None) -> Settings:
-    """The flags; --data decides the defaults of the others."""
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--data", default="digits")
-    data = first.parse_known_args(arguments)[0].data
-    return tyro.cli(
-        Settings, args=arguments, default=DEFAULTS.get(data, Settings()), description=__doc__
-    )
-
-
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except (ValueError, OSError, ImportError) as error_:
-        print(f"semi_supervised.py: error: {error_}", file=sys.stderr)
-        sys.exit(2)
+    run(main, DEFAULTS, __doc__)

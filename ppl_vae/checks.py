@@ -98,6 +98,12 @@ def check_at_least(name: str, value: Any, least: float) -> None:
         raise ValueError(f"{name} should be finite, was {value!r}")
 
 
+def check_positive(name: str, value: Any) -> None:
+    """`value` is a finite number above 0."""
+    if not (isinstance(value, Real) and 0 < float(value) < np.inf):
+        raise ValueError(f"{name} should be a positive number, was {value!r}")
+
+
 def check_fraction(name: str, value: Any) -> None:
     """`value` is a number in [0, 1]."""
     if not (isinstance(value, Real) and 0 <= float(value) <= 1):

@@ -26,7 +26,8 @@ class History:
     Attributes:
         model: The trained model (the Pyro `fit` trains the one it was given, in place).
         rows: One mapping per epoch: "epoch" (from 1), "loss" (mean over the epoch's batches, in
-            nats per datum), what `validation` returned, and "seconds" (of that epoch).
+            nats per datum), the objective's state if it has one, what `validation` returned, and
+            "seconds" (of that epoch).
         out: The folder of metrics.csv and the checkpoint, if there is one.
     """
 
@@ -232,17 +233,24 @@ def fingerprint(data: Any) -> list[Any]:
     return prints
 
 
+def plain(value: Any) -> Any:
+    """An argument of a run as a JSON value."""
+    if isinstance(value, tuple):
+        return list(value)
+    return value.describe() if isinstance(value, Remembers) else value
+
+
 def describe_run(model: Any, objective: Any, data: Any, **settings: Any) -> dict[str, Any]:
     """What makes a run this run, as JSON values: compared when it is resumed."""
-    plain = {
-        key: value.describe() if isinstance(value, Remembers) else value
+    about = {
+        key: plain(value)
         for key, value in vars(objective).items()
-        if isinstance(value, bool | int | float | str | Remembers | None)
+        if isinstance(value, bool | int | float | str | list | tuple | Remembers | None)
     }
     return {
         "backend": model.backend,
         "model": model.describe(),
-        "objective": {"class": type(objective).__name__, **plain},
+        "objective": {"class": type(objective).__name__, **about},
         "data": fingerprint(data),
         **settings,
     }

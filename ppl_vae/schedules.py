@@ -1,12 +1,21 @@
 """Numbers that change during training, as functions of the epoch alone, for both backends."""
 
+from abc import abstractmethod
 from typing import Any
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_fraction, check_whole
+from ppl_vae.checks import check_fraction, check_positive, check_whole
 
 
-class Warmup(Remembers):
+class Schedule(Remembers):
+    """A number for each epoch; the first epoch is number 1."""
+
+    @abstractmethod
+    def __call__(self, epoch: Any) -> Any:
+        """The number in the epoch, which may be what a compiled program has in its place."""
+
+
+class Warmup(Schedule):
     """A weight that grows linearly and then is 1: start + (1 - start) min(1, epoch / epochs).
 
     The first epoch is number 1 and not weighted by `start`, so that all is trained in it.
@@ -27,6 +36,32 @@ class Warmup(Remembers):
         self.epochs, self.start = epochs, start
 
     def __call__(self, epoch: Any) -> Any:
-        """The weight in the epoch, a number or what a compiled program has in its place."""
-        going = epoch < self.epochs  # a comparison and not min(): jax traces the epoch
-        return going * (self.start + (1 - self.start) * epoch / self.epochs) + (1 - going)
+        progress = _at_most_one(epoch / self.epochs)
+        return self.start + (1 - self.start) * progress
+
+
+class ExponentialDecay(Schedule):
+    """A step size that falls by one factor per epoch: start (end / start)^((epoch - 1) / (n - 1)).
+
+    It is `end` in epoch n and stays there.
+
+    Args:
+        start: The step size in the first epoch.
+        end: The step size from epoch n on.
+        epochs: n, at least 2.
+    """
+
+    def __init__(self, start: float, end: float, epochs: int) -> None:
+        check_positive("start", start)
+        check_positive("end", end)
+        check_whole("epochs", epochs, 2)
+        self.start, self.end, self.epochs = start, end, epochs
+
+    def __call__(self, epoch: Any) -> Any:
+        progress = _at_most_one((epoch - 1) / (self.epochs - 1))
+        return self.start * (self.end / self.start) ** progress
+
+
+def _at_most_one(value: Any) -> Any:
+    going = value < 1  # a comparison and not min(): jax traces the epoch
+    return going * value + (1 - going)

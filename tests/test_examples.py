@@ -35,6 +35,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Runs the script with these flags, and --out in the test's folder, in this process."""
 
     def go(*flags: str) -> Done:
+        monkeypatch.syspath_prepend(SCRIPT.parent)  # as `python examples/...` does
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *SHORT, "--out", str(tmp_path), *flags])
         status = 0
         try:

@@ -8,7 +8,7 @@ from ppl_vae.inference.log_likelihood import log_likelihood
 from ppl_vae.inference.objective import Objective
 from ppl_vae.inference.semi_supervised import SemiSupervised
 from ppl_vae.runs import History
-from ppl_vae.schedules import Warmup
+from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 
 __all__ = [
     # objectives
@@ -19,7 +19,9 @@ __all__ = [
     "Warmup",
     # to build on
     "Objective",
+    "Schedule",
     # training
+    "ExponentialDecay",
     "History",
     "fit",
     # measuring

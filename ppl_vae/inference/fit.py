@@ -11,14 +11,15 @@ import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor
 
-from ppl_vae.checks import as_numpy, check_whole
+from ppl_vae.checks import as_numpy, check_positive, check_whole
 from ppl_vae.inference import faults, random_state
 from ppl_vae.inference.batches import Batches, as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.evaluate import mean_loss
 from ppl_vae.inference.objective import Objective, PyroObjective
 from ppl_vae.models.base import Model, evaluating
-from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part
+from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part, plain
+from ppl_vae.schedules import Schedule
 
 Validation = Callable[[Any], Mapping[str, float]]
 
@@ -30,7 +31,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float | Schedule = 1e-3,
     device: str | torch.device = "auto",
     seed: int = 0,
     validation: Validation | Any = None,
@@ -52,7 +53,7 @@ def fit(
         objective: A ppl_vae objective or a `pyro.infer.ELBO`; by default `ELBO()`.
         epochs: Number of epochs, those before a resume included.
         batch_size: Data per batch; the last batch of an epoch may be smaller.
-        lr: Adam's step size.
+        lr: Adam's step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
         device: "auto" (a CUDA device if there is one), "cpu", "cuda" or a torch.device.
         seed: Of everything random: order of the data, pixels, draws. Not of the initial weights,
             which the model got when it was made.
@@ -65,7 +66,7 @@ def fit(
         progress: Whether to show progress.
 
     Returns:
-        The model, and loss and validation of every epoch.
+        The model, and of every epoch the loss, what the objective reports, and the validation.
 
     Raises:
         ValueError: an argument is not what it should be, or a parameter receives no gradient.
@@ -77,8 +78,8 @@ def fit(
         ("seed", seed, 0),
     ):
         check_whole(name, number, least)
-    if not (isinstance(lr, float | int) and 0 < lr < float("inf")):
-        raise ValueError(f"lr should be a positive number, was {lr!r}")
+    if not isinstance(lr, Schedule):
+        check_positive("lr", lr)
     arrays = as_tuple(data)
     given = _as_objective(objective)
     found = find_device(device)
@@ -87,7 +88,7 @@ def fit(
         given.check(model, *as_tuple(validation))
     trainer = _Trainer(model.to(found), prepared, arrays, found, batch_size, lr)
     folder = None if out is None else Path(out)
-    settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
+    settings = {"batch_size": batch_size, "lr": plain(lr), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     with random_state.isolated(seed, found):
         checkpoint = Checkpoint.find(folder, run, epochs) if resume else None
@@ -100,6 +101,7 @@ def fit(
             for epoch in range(done + 1, epochs + 1):
                 start = time.perf_counter()
                 row = {"epoch": float(epoch), "loss": trainer.epoch(epoch, bar)}
+                row |= {name: value.item() for name, value in trainer.state.items()}
                 row |= _validate(model, given, validation, found)
                 row["seconds"] = time.perf_counter() - start
                 metrics.append(row)
@@ -110,7 +112,7 @@ def fit(
 
 
 class _Trainer:
-    """The state of a run: model, optimizer, order of the data."""
+    """The state of a run: model, objective, optimizer, order of the data."""
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class _Trainer:
         arrays: tuple[Any, ...],
         device: torch.device,
         batch_size: int,
-        lr: float,
+        lr: float | Schedule,
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
         self.now = objective  # in the epoch that runs
@@ -129,7 +131,9 @@ class _Trainer:
             raise ValueError("model should have a parameter to train, had none")
         faults.check_finite_parameters(model)
         self.batches = Batches(arrays, device, parameters[0].dtype)
-        self.optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
+        self.lr = lr
+        self.optimizer = torch.optim.Adam(parameters, fused=True)
+        self.state = {name: value.to(device) for name, value in objective.state().items()}
         self.order = torch.Generator()
         self.steps = 0
 
@@ -146,6 +150,8 @@ class _Trainer:
             state.setdefault(int(index), {})[key] = torch.tensor(array)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        saved = part(checkpoint.arrays, "objective")
+        self.state = {name: torch.tensor(saved[name], device=self.device) for name in self.state}
         random = part(checkpoint.arrays, "random")
         self.order.set_state(torch.tensor(random.pop("order")))
         random_state.set_state(random, checkpoint.extra["random"], self.device)
@@ -155,6 +161,7 @@ class _Trainer:
         arrays = {f"model.{name}": as_numpy(v) for name, v in self.model.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             arrays |= {f"optimizer.{index}.{key}": as_numpy(v) for key, v in values.items()}
+        arrays |= {f"objective.{name}": as_numpy(value) for name, value in self.state.items()}
         states, extra = random_state.get_state(self.device)
         arrays |= {f"random.{name}": state for name, state in states.items()}
         arrays["random.order"] = self.order.get_state().numpy()
@@ -164,6 +171,8 @@ class _Trainer:
         """Trains on every datum once; the mean loss per datum over the batches."""
         self.model.train()
         self.now = self.objective.at(epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
         indices = list(self.objective.batches(self.batch_size, self.order, *self.arrays))
         losses = []
         for number, index in enumerate(indices, start=1):
@@ -177,11 +186,11 @@ class _Trainer:
         self.optimizer.zero_grad()
         # Pyro's checks cost a third of a small model's step, and programs do not change.
         with pyro.validation_enabled(False):
-            loss = self.loss(batch)
+            loss, state = self.loss(batch)
             value = loss.item()
             if not np.isfinite(value):
                 torch.set_rng_state(before)
-                fault = faults.first_fault(lambda: self.loss(batch))
+                fault = faults.first_fault(lambda: self.loss(batch)[0])
                 raise FloatingPointError(
                     f"loss should be finite, was {value} {where}; {fault}. "
                     "The checkpoint of the last epoch, if there is one, is good"
@@ -192,12 +201,15 @@ class _Trainer:
             with torch.random.fork_rng(), pyro.validation_enabled(True):
                 self.loss(batch)
         self.optimizer.step()
+        self.state = {name: number.detach() for name, number in state.items()}
         self.steps += 1
         return value
 
-    def loss(self, batch: tuple[Tensor, ...]) -> Tensor:
-        total = self.now.differentiable_loss(self.model.model, self.model.guide, *batch)
-        return total / len(batch[0])
+    def loss(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss per datum, and the objective's numbers for the next step."""
+        objective = self.now.with_state(self.state)
+        total, state = objective.loss_and_state(self.model.model, self.model.guide, *batch)
+        return total / len(batch[0]), state
 
 
 def _as_objective(objective: PyroELBO | None) -> Objective:

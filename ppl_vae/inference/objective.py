@@ -1,7 +1,7 @@
 """What `fit`, Pyro's SVI and a user's own loop ask of an objective."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -60,6 +60,23 @@ class Objective(PyroELBO):
         """
         self.check(model, *data)
         return self
+
+    def state(self) -> dict[str, Tensor]:
+        """The numbers of the objective that training changes, as they are at first: name -> scalar.
+
+        Most have none. `fit` keeps them, reports them after every epoch and saves them.
+        """
+        return {}
+
+    def with_state(self, state: Mapping[str, Tensor]) -> Self:
+        """The objective with these numbers in the place of those of `state()`."""
+        return self
+
+    def loss_and_state(
+        self, model: Program, guide: Program, *data: Any, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`differentiable_loss`, and the numbers for the step after this one; `fit` calls it."""
+        return self.differentiable_loss(model, guide, *data, **kwargs), {}
 
     def at(self, epoch: int) -> Self:
         """The objective in this epoch (the first is 1); `fit` calls it."""

@@ -16,7 +16,7 @@ from numpyro.distributions.util import scale_and_mask
 from ppl_vae.checks import check_at_least
 from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, peel, per_datum
 from ppl_vae.numpyro.inference.objective import Objective
-from ppl_vae.schedules import Warmup
+from ppl_vae.schedules import Schedule
 
 
 class ELBO(Objective):
@@ -43,18 +43,18 @@ class ELBO(Objective):
         k: int = 1,
         analytic_kl: bool = False,
         *,
-        beta: float | Warmup = 1.0,
+        beta: float | Schedule = 1.0,
         free_bits: float = 0.0,
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
-        if not isinstance(beta, Warmup):
+        if not isinstance(beta, Schedule):
             check_at_least("beta", beta, 0)
         check_at_least("free_bits", free_bits, 0)
         self.analytic_kl, self.beta, self.free_bits = analytic_kl, beta, free_bits
 
     def at(self, epoch: Any) -> Self:
-        if not isinstance(self.beta, Warmup):
+        if not isinstance(self.beta, Schedule):
             return self
         return self._with(self.beta(epoch), self.free_bits)
 
@@ -73,10 +73,10 @@ class ELBO(Objective):
         draws = draw(model, guide, *data, k=self.k, max_plate_nesting=nesting, key=key, **kwargs)
         settings: dict[str, Any] = {"analytic_kl": self.analytic_kl, "max_plate_nesting": nesting}
         beta = self.beta
-        if isinstance(beta, Warmup):
+        if isinstance(beta, Schedule):
             raise ValueError(
-                "beta should be a number where no epoch is known, was a Warmup: fit knows the "
-                "epoch, elsewhere use objective.at(epoch)"
+                "beta should be a number where no epoch is known, was a "
+                f"{type(beta).__name__}: fit knows the epoch, elsewhere use objective.at(epoch)"
             )
         local = elbo_per_datum(draws, beta=beta, **settings)
         loss = -(local.sum() + elbo_of_globals(draws, beta=beta))

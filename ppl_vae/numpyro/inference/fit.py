@@ -12,7 +12,7 @@ import optax
 from jax import Array, lax
 from numpyro.infer import ELBO as NumPyroELBO
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_positive, check_whole
 from ppl_vae.numpyro.inference import faults
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple, find_device
 from ppl_vae.numpyro.inference.elbo import ELBO
@@ -20,7 +20,8 @@ from ppl_vae.numpyro.inference.evaluate import mean_loss
 from ppl_vae.numpyro.inference.objective import NumPyroObjective, Objective
 from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
 from ppl_vae.numpyro.models.nets import training
-from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part
+from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part, plain
+from ppl_vae.schedules import Schedule
 
 Validation = Callable[[Any], Mapping[str, float]]
 Weights: TypeAlias = dict[str, Array]
@@ -33,7 +34,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float | Schedule = 1e-3,
     device: str | jax.Device = "auto",
     seed: int = 0,
     validation: Validation | Any = None,
@@ -56,7 +57,7 @@ def fit(
         objective: A ppl_vae.numpyro objective or a `numpyro.infer.ELBO`; by default `ELBO()`.
         epochs: Number of epochs, those before a resume included.
         batch_size: Data per batch; the last batch of an epoch may be smaller.
-        lr: Adam's step size.
+        lr: Adam's step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
         device: "auto" (what jax prefers), "cpu", "cuda" or a jax.Device.
         seed: Of everything random: order of the data, pixels, draws. Not of the initial weights,
             which the model got when it was made.
@@ -69,7 +70,8 @@ def fit(
         progress: Whether to show progress.
 
     Returns:
-        The trained model, and loss and validation of every epoch.
+        The trained model, and of every epoch the loss, what the objective reports, and the
+        validation.
 
     Raises:
         ValueError: an argument is not what it should be, or a parameter receives no gradient.
@@ -81,8 +83,8 @@ def fit(
         ("seed", seed, 0),
     ):
         check_whole(name, number, least)
-    if not (isinstance(lr, float | int) and 0 < lr < float("inf")):
-        raise ValueError(f"lr should be a positive number, was {lr!r}")
+    if not isinstance(lr, Schedule):
+        check_positive("lr", lr)
     arrays = as_tuple(data)
     given = _as_objective(objective)
     found = find_device(device)
@@ -91,7 +93,7 @@ def fit(
         given.check(model, *as_tuple(validation))
     trainer = _Trainer(model, prepared, arrays, found, batch_size, lr, seed)
     folder = None if out is None else Path(out)
-    settings = {"batch_size": batch_size, "lr": lr, "seed": seed}
+    settings = {"batch_size": batch_size, "lr": plain(lr), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     checkpoint = Checkpoint.find(folder, run, epochs) if resume else None
     done = 0 if checkpoint is None else checkpoint.epoch
@@ -103,6 +105,7 @@ def fit(
         for epoch in range(done + 1, epochs + 1):
             start = time.perf_counter()
             row = {"epoch": float(epoch), "loss": trainer.epoch(epoch)}
+            row |= {name: float(value) for name, value in trainer.state.items()}
             row |= _validate(trainer.trained(), given, validation)
             row["seconds"] = time.perf_counter() - start
             metrics.append(row)
@@ -122,7 +125,7 @@ class _Trainer:
         arrays: tuple[Any, ...],
         device: jax.Device,
         batch_size: int,
-        lr: float,
+        lr: float | Schedule,
         seed: int,
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
@@ -132,8 +135,10 @@ class _Trainer:
             raise ValueError("model should have a parameter to train, had none")
         faults.check_finite_parameters(self.weights)
         self.batches = Batches(arrays, device, next(iter(self.weights.values())).dtype)
-        self.optimizer = optax.adam(lr)
+        self.lr = lr
+        self.optimizer = optax.scale_by_adam()
         self.adam = self._place(self.optimizer.init(self.weights))
+        self.state = self._place(objective.state())
         self.run = jax.jit(self._run, donate_argnums=0)
         self.new = True
 
@@ -147,6 +152,8 @@ class _Trainer:
         self.new = False
         weights = part(checkpoint.arrays, "model")
         self.weights = self._place({name: weights[name] for name in self.weights})
+        saved = part(checkpoint.arrays, "objective")
+        self.state = self._place({name: saved[name] for name in self.state})
         leaves = part(checkpoint.arrays, "optimizer")
         new = [leaves[str(number)] for number in range(len(leaves))]
         self.adam = self._place(jax.tree.unflatten(jax.tree.structure(self.adam), new))
@@ -158,6 +165,7 @@ class _Trainer:
     def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
         """Everything that `start` needs to go on after `epoch`."""
         arrays = {f"model.{name}": np.array(value) for name, value in self.weights.items()}
+        arrays |= {f"objective.{name}": np.array(value) for name, value in self.state.items()}
         for number, leaf in enumerate(jax.tree.leaves(self.adam)):
             arrays[f"optimizer.{number}"] = np.array(leaf)
         return Checkpoint(run, epoch, arrays, {})
@@ -173,64 +181,73 @@ class _Trainer:
         key = jax.random.fold_in(jax.random.key(self.seed), epoch)
         data = self.batches.arrays
         if self.new:
-            faults.check_gradients(self.loss, self.weights, data, indices[0], key, epoch)
+            given = (self.state, data, indices[0], key, epoch)
+            faults.check_gradients(lambda *a: self.loss(*a)[0], self.weights, *given)
         # Batches of one size are the steps of a loop; a smaller last one is a step of its own.
         size = len(indices[0])
         loop = np.stack([index for index in indices if len(index) == size])
         rest = [index for index in indices if len(index) != size]
-        state = (self.weights, self.adam, jnp.array(True))
-        (self.weights, self.adam, _), losses = self.run(state, data, loop, rest, key, epoch)
+        run = ((self.weights, self.adam, self.state), jnp.array(True))
+        (kept, _), losses = self.run(run, data, loop, rest, key, epoch)
+        self.weights, self.adam, self.state = kept
         values = np.asarray(losses)
         if not np.isfinite(values).all():
             self._stop(epoch, indices, values, key)
         if self.new:
-            faults.warn_of_zeros(self.adam[0].mu)
+            faults.warn_of_zeros(self.adam.mu)
             self.new = False
         return float(np.mean(values, dtype=np.float64))
 
     def loss(
         self,
         weights: Weights,
+        state: dict[str, Array],
         data: tuple[Array, ...],
         index: Array,
         key: Array,
         epoch: int | Array,
-    ) -> Array:
-        """The loss per datum of the batch at `index`."""
+    ) -> tuple[Array, dict[str, Array]]:
+        """The loss per datum of the batch at `index`, and the objective's numbers for the next."""
         for_pixels, for_draws = jax.random.split(key)
         batch = self.batches.take(data, index, for_pixels)
         model = with_parameters(self.model, weights)
         with training():
-            total = self.objective.at(epoch).differentiable_loss(
-                model.model, model.guide, *batch, key=for_draws
+            total, state = (
+                self.objective.at(epoch)
+                .with_state(state)
+                .loss_and_state(model.model, model.guide, *batch, key=for_draws)
             )
-        return total / len(index)
+        return total / len(index), state
 
     def _run(
-        self, state: Any, data: Any, loop: Array, rest: list[Array], key: Array, epoch: Array
+        self, run: Any, data: Any, loop: Array, rest: list[Array], key: Array, epoch: Array
     ) -> Any:
-        def step(state: Any, batch: tuple[Array, Array]) -> Any:
-            (weights, adam, alive), (number, index) = state, batch
-            step_key = jax.random.fold_in(key, number)
-            loss, gradient = jax.value_and_grad(self.loss)(weights, data, index, step_key, epoch)
-            updates, new_adam = self.optimizer.update(gradient, adam, weights)
-            new = (optax.apply_updates(weights, updates), new_adam)
-            # After a fault the state stays as it was, for `_stop` to run the batch again.
-            alive = alive & jnp.isfinite(loss)
-            kept = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, (weights, adam))
-            return (*kept, alive), loss
+        lr = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
+        gradient_of = jax.value_and_grad(self.loss, has_aux=True)
 
-        state, losses = lax.scan(step, state, (jnp.arange(len(loop)), loop))
+        def step(run: Any, batch: tuple[Array, Array]) -> Any:
+            (old, alive), (number, index) = run, batch
+            weights, adam, state = old
+            step_key = jax.random.fold_in(key, number)
+            (loss, state), gradient = gradient_of(weights, state, data, index, step_key, epoch)
+            direction, adam = self.optimizer.update(gradient, adam, weights)
+            weights = jax.tree.map(lambda w, d: w - lr * d, weights, direction)
+            # After a fault all stays as it was, for `_stop` to run the batch again.
+            alive = alive & jnp.isfinite(loss)
+            new = (weights, adam, state)
+            return (jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old), alive), loss
+
+        run, losses = lax.scan(step, run, (jnp.arange(len(loop)), loop))
         for number, index in enumerate(rest, start=len(loop)):
-            state, last = step(state, (jnp.array(number), index))
+            run, last = step(run, (jnp.array(number), index))
             losses = jnp.append(losses, last)
-        return state, losses
+        return run, losses
 
     def _stop(self, epoch: int, indices: list[np.ndarray], losses: np.ndarray, key: Array) -> None:
         number = int(np.flatnonzero(~np.isfinite(losses))[0])
         index, step_key = jnp.asarray(indices[number]), jax.random.fold_in(key, number)
         fault = faults.first_fault(
-            lambda: self.loss(self.weights, self.batches.arrays, index, step_key, epoch)
+            lambda: self.loss(self.weights, self.state, self.batches.arrays, index, step_key, epoch)
         )
         raise FloatingPointError(
             f"loss should be finite, was {losses[number]} at epoch {epoch}, "

@@ -71,6 +71,23 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
         self.check(model, *data)
         return self
 
+    def state(self) -> dict[str, Array]:
+        """The numbers of the objective that training changes, as they are at first: name -> scalar.
+
+        Most have none. `fit` keeps them, reports them after every epoch and saves them.
+        """
+        return {}
+
+    def with_state(self, state: Mapping[str, Array]) -> Self:
+        """The objective with these numbers in the place of those of `state()`."""
+        return self
+
+    def loss_and_state(
+        self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        """`differentiable_loss`, and the numbers for the step after this one; `fit` calls it."""
+        return self.differentiable_loss(model, guide, *data, key=key, **kwargs), {}
+
     def at(self, epoch: Any) -> Self:
         """The objective in this epoch (the first is 1, and jit traces it); `fit` calls it."""
         return self

@@ -1,0 +1,61 @@
+"""What every script here does with its flags, its errors and its pictures."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+T = TypeVar("T")
+
+
+def run(main: Callable[[T], None], defaults: Mapping[str, T], description: str | None) -> None:
+    """Runs a script with the flags of the command line.
+
+    What a user can put right is one line, and exit status 2.
+
+    Args:
+        main: Called with the flags.
+        defaults: The value of --data -> the values that the flags have where none is given.
+        description: What `--help` says of the script.
+    """
+    try:
+        main(parse(defaults, description))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(defaults: Mapping[str, T], description: str | None) -> T:
+    """The flags, of the class of the defaults; --data, first of all, decides which these are."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--data", default=next(iter(defaults)))
+    data = first.parse_known_args()[0].data
+    default = defaults.get(data, next(iter(defaults.values())))
+    return tyro.cli(type(default), default=default, description=description)
+
+
+def finish(out: Path, table: str, figures: Mapping[str, Figure], models: Mapping[str, Any]) -> None:
+    """Prints the table, writes it, the pictures and the models to `out`, and names the files."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / "table.txt"]
+    paths[0].write_text(table + "\n")
+    for name, figure in figures.items():
+        paths.append(out / f"{name}.png")
+        figure.savefig(paths[-1], dpi=150)
+    for name, model in models.items():
+        paths.append(out / f"{name}.safetensors")
+        model.save(paths[-1])
+    print("", table, "", *paths, sep="\n")
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    """Mean ± standard error of the mean."""
+    mean = f"{np.mean(values):.2f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}"
