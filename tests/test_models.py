@@ -15,7 +15,15 @@ from support import CASE, equal, make, tensors, unchanged, weights
 from torch import nn
 
 from ppl_vae import M2, VAE, Classifier, Model, SemiSupervised, fit, mean_loss
-from ppl_vae.models import MLP, BernoulliNet, CategoricalNet, ConcatLinear, DiagNormalNet, Network
+from ppl_vae.models import (
+    MLP,
+    BernoulliNet,
+    CategoricalNet,
+    ConcatLinear,
+    DiagNormalNet,
+    HierarchicalVAE,
+    Network,
+)
 
 
 def test_concat_linear_is_a_linear_layer_of_the_concatenation() -> None:
@@ -232,3 +240,12 @@ def test_dropout_is_of_training_alone() -> None:
     data, objective = (x.numpy(), np.array([0, 1, 2, -1])), SemiSupervised()
     fit(model, data, objective, epochs=1, progress=False)
     assert mean_loss(model, x) == mean_loss(model.eval(), x)
+
+
+def test_decode_is_the_mean_of_the_data_given_the_latents() -> None:
+    torch.manual_seed(0)
+    model = HierarchicalVAE(6, (3, 2), ((5,), (4,)))
+    drawn = model.sample(7)
+    assert torch.equal(model.decode(drawn), model.decoder(drawn["z_1"]).mean)
+    with pytest.raises(ValueError, match="latents should hold the values of latent sites"):
+        model.decode({"x": drawn["x"]})

@@ -7,10 +7,11 @@ import pytest
 import torch
 from cases import CASES, Part
 from port_support import jax, jnp, key, make_pair, numpyro
-from support import run_python
+from support import CASE, run_python
 
 import ppl_vae.models
 import ppl_vae.numpyro.models as ports
+from ppl_vae.numpyro.inference import impute
 from ppl_vae.numpyro.models.nets import training
 
 IDS = {"ids": lambda case: case.name}
@@ -88,6 +89,25 @@ def test_predictions_agree():
     assert np.array_equal(port.predict(x), model.predict(x))
     with pytest.raises(ValueError, match=r"x should have shape \(n, 6\), had \(9, 5\)"):
         port.predict(x[:, :5])
+
+
+def test_decode_is_that_of_the_model():
+    model, port = make_pair(CASE["hierarchical"].model)
+    port = port.with_weights(model.state_dict())
+    drawn = model.sample(7)
+    means = np.asarray(port.decode(drawn))
+    np.testing.assert_allclose(means, model.decode(drawn).numpy(), atol=1e-6)
+
+
+def test_a_port_imputes_what_is_missing_alone():
+    port = make_pair(CASE["hierarchical"].model)[1]
+    x = CASE["hierarchical"].data(0)[0]
+    observed = np.random.default_rng(0).random(x.shape) < 0.5
+    drawn = np.asarray(impute(port, x, observed, steps=20))
+    assert (drawn[observed] == x[observed]).all()
+    assert (drawn[~observed] != x[~observed]).any()
+    np.testing.assert_array_equal(np.unique(drawn), [0, 1])
+    np.testing.assert_array_equal(impute(port, x, np.ones_like(observed)), x)
 
 
 def test_samples_and_reconstructions():

@@ -93,6 +93,27 @@ class Model(Network):
         return {name: nodes[name]["value"] for name in sites}
 
     @torch.no_grad()
+    def decode(self, latents: Mapping[str, Tensor], *data: Any, site: str = "x") -> Tensor:
+        """The mean of p(x | z) at given z: (n, x_dim) for latents of shape (n, ...) by their sites.
+
+        Args:
+            latents: What `sample` returned, say; sites that are not latent are left out.
+            data: The arguments of `model`, of which no more than observed conditions and the
+                shapes matter; by default `blank(n)`.
+            site: The observed site.
+        """
+        given = {name: value for name, value in latents.items() if name != site}
+        if not given:
+            raise ValueError("latents should hold the values of latent sites, was empty")
+        n = len(next(iter(given.values())))
+        program = poutine.condition(self.model, data=given)
+        with evaluating(self):
+            trace = poutine.trace(program).get_trace(*(self.as_tensors(*data) or self.blank(n)))
+        nodes: Mapping[str, Any] = trace.nodes
+        mean: Tensor = nodes[site]["fn"].mean
+        return mean
+
+    @torch.no_grad()
     def reconstruct(self, *data: Tensor | np.ndarray, site: str = "x") -> Tensor:
         """The mean of p(x | z) with z drawn from the guide: (n, x_dim) for data of n rows."""
         self.check(*data)

@@ -4,6 +4,7 @@ from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.evaluate import mean_loss
 from ppl_vae.numpyro.inference.fit import fit
 from ppl_vae.numpyro.inference.hybrid import Hybrid
+from ppl_vae.numpyro.inference.impute import impute
 from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.objective import Objective
 from ppl_vae.numpyro.inference.semi_supervised import SemiSupervised
@@ -24,6 +25,8 @@ __all__ = [
     "ExponentialDecay",
     "History",
     "fit",
+    # using
+    "impute",
     # measuring
     "log_likelihood",
     "mean_loss",

@@ -70,6 +70,24 @@ class Model(Network):
         sites = handlers.trace(program).get_trace(*data).values()
         return {site["name"]: site["value"] for site in sites if site["type"] == "sample"}
 
+    def decode(self, latents: Mapping[str, Any], *data: Any, site: str = "x") -> Array:
+        """The mean of p(x | z) at given z: (n, x_dim) for latents of shape (n, ...) by their sites.
+
+        Args:
+            latents: What `sample` returned, say; sites that are not latent are left out.
+            data: The arguments of `model`, of which no more than observed conditions and the
+                shapes matter; by default `blank(n)`.
+            site: The observed site.
+        """
+        given = {name: as_jax(value) for name, value in latents.items() if name != site}
+        if not given:
+            raise ValueError("latents should hold the values of latent sites, was empty")
+        n = len(next(iter(given.values())))
+        program = handlers.seed(handlers.substitute(self.model, given), jax.random.key(0))
+        sites = handlers.trace(program).get_trace(*(map(as_jax, data) if data else self.blank(n)))
+        mean: Array = sites[site]["fn"].mean
+        return mean
+
     def reconstruct(self, *data: Any, key: Array, site: str = "x") -> Array:
         """The mean of p(x | z) with z drawn from the guide: (n, x_dim) for data of n rows."""
         self.check(*data)

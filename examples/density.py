@@ -1,0 +1,127 @@
+"""What the scripts that compare densities share: their flags, the training, the table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from cli import mean_and_error
+from torch import Tensor
+
+from ppl_vae import data, fit, log_likelihood, mean_loss
+from ppl_vae.checks import check_whole
+from ppl_vae.data import Splits
+from ppl_vae.inference import ExponentialDecay
+from ppl_vae.models import Model
+from ppl_vae.runs import History
+
+
+@dataclass(frozen=True)
+class DensitySettings:
+    data: Literal["digits", "mnist"] = "digits"
+    """Images: scikit-learn's 8x8 digits (no download), or MNIST."""
+    binarisation: Literal["dynamic", "threshold"] = "dynamic"
+    """Pixels: drawn anew in every batch, or cut at 1/2."""
+    epochs: int = 100
+    """Passes over the training images."""
+    batch_size: int = 100
+    """Images per batch."""
+    lr: float = 1e-3
+    """Step size of Adam in the first epoch."""
+    lr_end: float = 1e-4
+    """Step size in the last epoch; it falls by one factor per epoch."""
+    k: int = 500
+    """Draws per image for log p(x)."""
+    test_images: int = 360
+    """log p(x) is measured on so many test images, the first ones."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto is a GPU if there is one."""
+    seed: int = 0
+    """Of everything random; all models have the same."""
+    out: Path = Path("out")
+    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    resume: bool = False
+    """Go on with the run in --out."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model, its bound on all test images, and log p(x) of the first ones, in nats."""
+
+    history: History
+    elbo: float
+    log_likelihood: Tensor
+
+    @property
+    def model(self) -> Any:
+        return self.history.model
+
+
+def load(settings: DensitySettings) -> Splits:
+    """The images, after a check of the flags that nothing else checks."""
+    images: Splits = getattr(data, settings.data)(settings.binarisation)
+    check_whole("test_images", settings.test_images, 2)
+    check_whole("k", settings.k, 1)
+    if settings.test_images > len(images.test):
+        raise ValueError(
+            f"test_images should be at most {len(images.test)}, was {settings.test_images}"
+        )
+    return images
+
+
+def train(
+    name: str,
+    make: Callable[[], Model],
+    images: Splits,
+    settings: DensitySettings,
+    objective: Any = None,
+) -> Result:
+    """A new model with weights by the seed, trained and measured.
+
+    Args:
+        name: Of the model, and of its folder in `--out`.
+        make: Makes the model.
+        images: Their training and test parts are used.
+        settings: The flags.
+        objective: What it is trained by; by default `ELBO()`.
+    """
+    torch.manual_seed(settings.seed)
+    lr: Any = settings.lr
+    if settings.lr_end != settings.lr:
+        lr = ExponentialDecay(settings.lr, settings.lr_end, max(settings.epochs, 2))
+    history = fit(
+        make(),
+        images.train.x,
+        objective,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=lr,
+        device=settings.device,
+        seed=settings.seed,
+        out=settings.out / name.replace(" ", "_"),
+        resume=settings.resume,
+        label=name,
+    )
+    few = images.test.x[: settings.test_images]
+    log_p = log_likelihood(history.model, few, settings.k)
+    return Result(history, -mean_loss(history.model, images.test.x), log_p.cpu())
+
+
+def table(settings: DensitySettings, images: Splits, results: dict[str, Result]) -> str:
+    """A row for each model; differences are to the first model, image by image."""
+    lines = [
+        f"{settings.data} ({settings.binarisation}), {len(images.train)} training images, "
+        f"{settings.epochs} epochs, batches of {settings.batch_size}",
+        f"ELBO: {len(images.test)} test images; log p(x): the first {settings.test_images}, "
+        f"importance sampling with k = {settings.k}; nats, ± standard error over images",
+        f"{'':22}{'ELBO':>10}{'log p(x)':>18}{'difference':>18}{'seconds':>10}",
+    ]
+    first = next(iter(results.values())).log_likelihood
+    for name, result in results.items():
+        log_p = mean_and_error(result.log_likelihood.tolist())
+        more = mean_and_error((result.log_likelihood - first).tolist())
+        difference = "-" if result.log_likelihood is first else more
+        seconds = result.history.seconds
+        lines.append(f"{name:22}{result.elbo:>10.2f}{log_p:>18}{difference:>18}{seconds:>10.0f}")
+    return "\n".join(lines)
