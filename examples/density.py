@@ -87,16 +87,13 @@ def train(
         objective: What it is trained by; by default `ELBO()`.
     """
     torch.manual_seed(settings.seed)
-    lr: Any = settings.lr
-    if settings.lr_end != settings.lr:
-        lr = ExponentialDecay(settings.lr, settings.lr_end, max(settings.epochs, 2))
     history = fit(
         make(),
         images.train.x,
         objective,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        lr=lr,
+        lr=step_size(settings, settings.epochs),
         device=settings.device,
         seed=settings.seed,
         out=settings.out / name.replace(" ", "_"),
@@ -106,6 +103,13 @@ def train(
     few = images.test.x[: settings.test_images]
     log_p = log_likelihood(history.model, few, settings.k)
     return Result(history, -mean_loss(history.model, images.test.x), log_p.cpu())
+
+
+def step_size(settings: DensitySettings, epochs: int) -> Any:
+    """Adam's, for a run of so many epochs."""
+    if settings.lr_end == settings.lr:
+        return settings.lr
+    return ExponentialDecay(settings.lr, settings.lr_end, max(epochs, 2))
 
 
 def table(settings: DensitySettings, images: Splits, results: dict[str, Result]) -> str:

@@ -116,6 +116,15 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} should be a whole number of at least {least}, was {value!r}")
 
 
+def check_batch(size: int) -> None:
+    """`size` values of each feature have a variance, as batch normalisation asks in training."""
+    if size < 2:
+        raise ValueError(
+            "batch should hold at least 2 values of each feature for batch normalisation in "
+            f"training, held {size}: choose another batch_size"
+        )
+
+
 def check_layers(z_dims: Any, hidden: Any) -> None:
     """There is a layer of latent variables, and hidden layers are given for each."""
     for name, value in (("z_dims", z_dims), ("hidden", hidden)):

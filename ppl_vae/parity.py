@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeAlias
@@ -19,11 +19,14 @@ from ppl_vae.inference import draws as in_pyro
 from ppl_vae.inference.elbo import elbo_of_globals as globals_in_pyro
 from ppl_vae.inference.elbo import elbo_per_datum as bound_in_pyro
 from ppl_vae.models.base import Model
+from ppl_vae.models.nets import MLP
 from ppl_vae.numpyro.inference import draws as in_numpyro
 from ppl_vae.numpyro.inference.elbo import elbo_of_globals as globals_in_numpyro
 from ppl_vae.numpyro.inference.elbo import elbo_per_datum as bound_in_numpyro
+from ppl_vae.numpyro.inference.objective import SharedState
 from ppl_vae.numpyro.models.base import Model as Port
-from ppl_vae.numpyro.models.base import parameters, with_parameters
+from ppl_vae.numpyro.models.base import buffers, parameters, with_parameters
+from ppl_vae.numpyro.models.nets import training as port_training
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 BOUND = "the bound"
@@ -31,11 +34,15 @@ BOUND = "the bound"
 
 @dataclass(frozen=True)
 class _Result:
-    """What one backend computed: log densities by site, gradients by site and parameter."""
+    """What one backend computed: log densities by site, gradients by site and parameter.
+
+    `buffers` are the running statistics after guide and model.
+    """
 
     kinds: dict[str, tuple[bool, int | None]]
     values: Arrays
     gradients: dict[str, Arrays]
+    buffers: Arrays
 
 
 def assert_parity(
@@ -45,6 +52,7 @@ def assert_parity(
     k: int = 1,
     tolerance: float = 1e-9,
     max_plate_nesting: int = 1,
+    training: bool = False,
 ) -> None:
     """Model and port agree on every site's log density and every parameter's gradient.
 
@@ -52,7 +60,7 @@ def assert_parity(
     Pyro's guide draws; enumerated sites are enumerated by each backend. Compared are, elementwise,
     the log densities of all sites of model and guide and the bound of each datum, and by each
     parameter the gradient of each of these. The latents are held fixed, so the gradient through
-    them is not compared, and the score function's is. Dropout is off. Neither argument is changed.
+    them is not compared, and the score function's is. Neither argument is changed.
 
     Args:
         model: The Pyro model.
@@ -61,20 +69,26 @@ def assert_parity(
         k: Number of particles.
         tolerance: Largest difference, relative to the size of the numbers where they exceed 1.
         max_plate_nesting: Number of plate dimensions of the programs.
+        training: Whether both are in training mode; then the running statistics of `BatchNorm`
+            that guide and model leave behind are compared too.
 
     Raises:
         AssertionError: they differ; it names the site or parameter and the largest difference.
+        ValueError: `training` is asked for with dropout, which differs between the backends.
     """
     check_whole("k", k, 1)
+    if training:
+        _check_no_dropout(model)
     settings = {"k": k, "max_plate_nesting": max_plate_nesting}
     model64 = copy.deepcopy(model).double().eval()
     arrays = [as_numpy(part) for part in data]
     arrays = [part.astype(np.float64) if part.dtype.kind == "f" else part for part in arrays]
     _compare_parameters(model64, port)
     latents = _latents(model64, arrays, settings)
-    ours = _run_pyro(model64, arrays, latents, settings)
-    with float64():
-        theirs = _run_numpyro(port, model64.state_dict(), arrays, latents, settings)
+    weights = {name: as_numpy(value).copy() for name, value in model64.state_dict().items()}
+    ours = _run_pyro(model64.train(training), arrays, latents, settings)
+    with float64(), port_training() if training else nullcontext():
+        theirs = _run_numpyro(port, weights, arrays, latents, settings)
     _compare(ours, theirs, tolerance)
 
 
@@ -107,7 +121,7 @@ def assert_same_initialisation(
     with torch.random.fork_rng(devices=[]):
         for seed in range(repeats):
             torch.manual_seed(seed)
-            ours.append({name: as_numpy(p) for name, p in make_model().named_parameters()})
+            ours.append({name: as_numpy(p) for name, p in make_model().state_dict().items()})
     theirs = [make_port(jax.random.key(seed)).state_dict() for seed in range(repeats)]
     _compare_names("parameter", set(ours[0]), set(theirs[0]))
     for name in ours[0]:
@@ -140,13 +154,32 @@ def _check_sample(name: str, what: str, ours: float, theirs: float, most: float)
 
 
 def _compare_parameters(model: Model, port: Port) -> None:
-    ours = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    theirs = {name: p.shape for name, p in parameters(port).items()}
-    _compare_names("parameter", set(ours), set(theirs))
-    for name, shape in ours.items():
-        if shape != theirs[name]:
-            raise AssertionError(
-                f"parameter {name!r} has shape {shape} in Pyro, {theirs[name]} in NumPyro"
+    for kind, values, others in (
+        ("parameter", dict(model.named_parameters()), parameters(port)),
+        ("buffer", _buffers(model), buffers(port)),
+    ):
+        ours = {name: tuple(value.shape) for name, value in values.items()}
+        theirs = {name: value.shape for name, value in others.items()}
+        _compare_names(kind, set(ours), set(theirs))
+        for name, shape in ours.items():
+            if shape != theirs[name]:
+                raise AssertionError(
+                    f"{kind} {name!r} has shape {shape} in Pyro, {theirs[name]} in NumPyro"
+                )
+
+
+def _buffers(model: Model) -> dict[str, torch.Tensor]:
+    """The buffers that are saved."""
+    trained = dict(model.named_parameters())
+    return {name: value for name, value in model.state_dict().items() if name not in trained}
+
+
+def _check_no_dropout(model: Model) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, MLP) and (module.dropout_in or module.dropout_hidden):
+            rates = (module.dropout_in, module.dropout_hidden)
+            raise ValueError(
+                f"training should be False with dropout, was True with {name}'s {rates}"
             )
 
 
@@ -181,7 +214,8 @@ def _run_pyro(
             name: np.zeros(tuple(w.shape)) if found.get(name) is None else as_numpy(found[name])
             for name, w in weights.items()
         }
-    return _Result(_kinds(drawn), {n: as_numpy(v) for n, v in values.items()}, gradients)
+    moved = {name: as_numpy(value) for name, value in _buffers(model).items()}
+    return _Result(_kinds(drawn), {n: as_numpy(v) for n, v in values.items()}, gradients, moved)
 
 
 class _Fixed(Messenger):
@@ -203,31 +237,35 @@ def _run_numpyro(
     latents: Arrays,
     settings: Mapping[str, Any],
 ) -> _Result:
-    own = {name: jnp.asarray(as_numpy(weights[name])) for name in parameters(port)}
+    own = {name: jnp.asarray(weights[name]) for name in parameters(port)}
+    fresh = {name: jnp.asarray(weights[name]) for name in buffers(port)}
     data = [jnp.asarray(part) for part in arrays]
     fixed = {name: jnp.asarray(value) for name, value in latents.items()}
     kinds: dict[str, tuple[bool, int | None]] = {}
 
-    def run(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        this = with_parameters(port, weights)
+    def run(weights: Mapping[str, jax.Array]) -> tuple[dict[str, jax.Array], Any]:
+        this = with_parameters(port, {**weights, **fresh})
         guide = handlers.substitute(this.guide, data=fixed)
-        drawn = in_numpyro.draw(this.model, guide, *data, key=jax.random.key(0), **settings)
+        held = SharedState()
+        with held:
+            drawn = in_numpyro.draw(this.model, guide, *data, key=jax.random.key(0), **settings)
         kinds.update(_kinds(drawn))
         values: dict[str, jax.Array] = _log_probs(drawn)
         nesting = settings["max_plate_nesting"]
         bound = bound_in_numpyro(drawn, max_plate_nesting=nesting) + globals_in_numpyro(drawn)
-        return {**values, BOUND: bound}
+        moved = {name: held.values[name]["value"] for name in fresh}
+        return {**values, BOUND: bound}, moved
 
     def with_gradients(weights: Mapping[str, jax.Array]) -> Any:
-        values, pull = jax.vjp(run, weights)
+        values, pull, moved = jax.vjp(run, weights, has_aux=True)
         nothing = {name: jnp.zeros_like(value) for name, value in values.items()}
-        return values, {
+        gradients = {
             site: pull({**nothing, site: jnp.asarray(_weights(value.shape))})[0]
             for site, value in values.items()
         }
+        return values, gradients, moved
 
-    values, gradients = jax.tree.map(np.asarray, jax.jit(with_gradients)(own))
-    return _Result(kinds, values, gradients)
+    return _Result(kinds, *jax.tree.map(np.asarray, jax.jit(with_gradients)(own)))
 
 
 def _log_probs(drawn: Any) -> dict[str, Any]:
@@ -264,6 +302,8 @@ def _compare(ours: _Result, theirs: _Result, tolerance: float) -> None:
         for parameter, value in gradients.items():
             what = f"the gradient of {name!r} by parameter {parameter!r}"
             _compare_arrays(what, value, theirs.gradients[name][parameter], tolerance)
+    for name, value in ours.buffers.items():
+        _compare_arrays(f"buffer {name!r} after a run", value, theirs.buffers[name], tolerance)
 
 
 def _compare_names(what: str, ours: set[str], theirs: set[str]) -> None:

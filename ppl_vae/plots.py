@@ -75,6 +75,30 @@ def image_grid(
     return ax
 
 
+def scatter(
+    points: Mapping[str, Any], ax: Axes | None = None, *, colours: Sequence[str] | None = None
+) -> Axes:
+    """Points of the plane in groups, each of one colour.
+
+    Args:
+        points: Name -> the points of the group, shape (n, 2).
+        ax: Where to draw.
+        colours: Those of the groups, by default matplotlib's, which are ten.
+
+    Raises:
+        ValueError: the points are not of the plane.
+    """
+    ax = _axes(ax, (5.0, 4.5))
+    for number, (name, group) in enumerate(points.items()):
+        at = np.asarray(group)
+        if at.ndim != 2 or at.shape[1] != 2:
+            raise ValueError(f"points should have shape (n, 2), had {at.shape} in {name!r}")
+        colour = f"C{number}" if colours is None else colours[number]
+        ax.scatter(at[:, 0], at[:, 1], s=5.0, color=colour, linewidths=0.0, label=name)
+    ax.legend(frameon=False, markerscale=3.0)
+    return ax
+
+
 def _label(axis: Any, labels: Sequence[str] | None, size: int) -> None:
     texts = list(labels or [])
     axis.set_ticks([(size + 1) * i + (size - 1) / 2 for i in range(len(texts))], texts)

@@ -104,11 +104,14 @@ PARTS = {"prior": Part("StandardNormal", {"z_dim": Z_DIM}), "encoder": Part("Dia
 HIERARCHICAL = {"x_dim": X_DIM, "z_dims": (3, Z_DIM), "hidden": ((5, 4), (4,))}
 SKIP = {**HIERARCHICAL, "z_dims": (3, Z_DIM, 1), "hidden": ((5,), (4,), (3,)), "skip": True}
 ALL_Z = Part("DiagNormalNet", {"in_dims": (3, Z_DIM, 1), "out_dim": X_DIM, "hidden": (5,)})
+PLAIN = {"batch_norm": False}
 LADDER = {**HIERARCHICAL, "z_dims": (3, Z_DIM, 1), "hidden": ((5, 4), (4,), (3,))}
 ON_Z_1 = Part("DiagNormalNet", {"in_dims": 3, "out_dim": X_DIM, "hidden": (5,)})
 DLGM = {"x_dim": X_DIM, "z_dims": (Z_DIM,), "hidden": ((5, 4),), "activation": "tanh"}
 DLGM_2 = {**DLGM, "z_dims": (Z_DIM, 3), "hidden": ((5,), (4,)), "covariance": "rank_one"}
+VHP = {"x_dim": X_DIM, "z_dim": Z_DIM, "zeta_dim": 3, "hidden": (5, 4), "activation": "tanh"}
 CVAE = {"x_dim": X_DIM, "c_dim": 2, "z_dim": Z_DIM, "hidden": (5, 4)}
+BASELINE = {"x_dim": X_DIM, "hidden": (5, 4)}
 GUESS = Part("BernoulliNet", {"in_dims": N_CLASSES, "out_dim": X_DIM, "hidden": (3,)})
 STACKED = {"z_dims": (4, Z_DIM), "hidden": ((5,), (4,))}
 M1M2 = {"x_dim": X_DIM, "n_classes": N_CLASSES, **STACKED}
@@ -125,16 +128,26 @@ CASES = (
         reals,
         Part("ELBO", {"k": 2}),
     ),
-    Case("ladder", Part("LadderVAE", LADDER), pixels),
+    Case(
+        "hierarchical-norm",
+        Part("HierarchicalVAE", {**HIERARCHICAL, "batch_norm": True}),
+        pixels,
+        Part("ELBO", {"k": 2}),
+    ),
+    Case("ladder", Part("LadderVAE", {**LADDER, **PLAIN}), pixels),
     Case("ladder-beta", Part("LadderVAE", LADDER), pixels, Part("ELBO", {"k": 2, "beta": 0.5})),
     Case(
         "ladder-gaussian",
-        Part("LadderVAE", {**LADDER, "activation": "tanh", "decoder": ON_Z_1}),
+        Part("LadderVAE", {**LADDER, **PLAIN, "activation": "tanh", "decoder": ON_Z_1}),
         reals,
         Part("ELBO", {"k": 2, "analytic_kl": True}),
     ),
     Case("dlgm-diagonal", Part("DLGM", {**DLGM, "covariance": "diagonal"}), pixels),
     Case("dlgm-rank-one", Part("DLGM", {**DLGM_2, "decoder": GAUSSIAN}), reals),
+    Case("baseline", Part("Baseline", {**BASELINE, "c_dim": 2}), conditioned),
+    Case("baseline-masked", Part("Baseline", {**BASELINE, "c_dim": N_CLASSES}), masked_by_class),
+    Case("vhp", Part("VHP", VHP), pixels),
+    Case("vhp-geco", Part("VHP", VHP), pixels, Part("GECO", {"tolerance": 3.0, "k": 2})),
     Case("gsnn", Part("GSNN", CVAE), conditioned),
     Case("cvae", Part("CVAE", CVAE), conditioned, Part("ELBO", {"k": 2})),
     Case(

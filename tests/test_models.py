@@ -124,6 +124,7 @@ def test_a_model_remembers_its_arguments_defaults_included() -> None:
     assert described["arguments"].items() >= expected.items()
     injected = VAE(6, 2, encoder=DiagNormalNet(6, 2, (3,))).describe()["arguments"]
     expected = {"in_dims": 6, "out_dim": 2, "hidden": [3], "activation": "softplus"}
+    expected |= {"batch_norm": False}
     assert injected["encoder"] == {"class": "DiagNormalNet", "arguments": expected}
     assert injected["hidden"] == [200, 200]
 

@@ -11,7 +11,7 @@ from port_support import jax, jnp, key, make_pair, numpyro
 
 import ppl_vae.models
 import ppl_vae.numpyro.models as ports
-from ppl_vae.models.nets import ACTIVATIONS
+from ppl_vae.models.nets import ACTIVATIONS, BatchNorm
 from ppl_vae.numpyro.models import nets
 from ppl_vae.parity import assert_parity, assert_same_initialisation
 
@@ -26,6 +26,11 @@ SHALLOW = [
     for case in CASES
     if case.name in ("vae", "m2-unlabelled")
 ]
+NORMALISED = [
+    case
+    for case in CASES
+    if any(isinstance(m, BatchNorm) for m in case.model.make(ppl_vae.models).modules())
+]
 MODEL, PORT = make_pair(Part("VAE", VAE))
 X = pixels(0)
 
@@ -33,6 +38,12 @@ X = pixels(0)
 @pytest.mark.parametrize("case", [*DEEP, *SHALLOW], ids=lambda case: case.name)
 def test_parity(case):
     assert_parity(*make_pair(case.model), *case.inputs(0), k=case.objective.arguments.get("k", 1))
+
+
+@pytest.mark.parametrize("case", NORMALISED, ids=lambda case: case.name)
+def test_parity_in_training(case):
+    k = case.objective.arguments.get("k", 1)
+    assert_parity(*make_pair(case.model), *case.inputs(0), k=k, training=True)
 
 
 def test_several_particles_of_an_enumerated_site():
@@ -56,6 +67,9 @@ def test_activations(name):
     ours = getattr(torch.nn.functional, name)(torch.tensor(values, dtype=torch.float32))
     np.testing.assert_allclose(ours, theirs, atol=2e-6, rtol=2e-6)
     assert tuple(nets.ACTIVATIONS) == ACTIVATIONS
+    at_zero = torch.zeros((), requires_grad=True)
+    (slope,) = torch.autograd.grad(getattr(torch.nn.functional, name)(at_zero), at_zero)
+    np.testing.assert_allclose(jax.grad(nets.ACTIVATIONS[name])(0.0), slope, atol=1e-7)
 
 
 class WidePrior(ports.StandardNormal):
@@ -147,6 +161,38 @@ def test_sees_another_layout():
         lambda p: p.encoder.trunk.layers, port, (port.encoder.trunk.layers[0], linear)
     )
     fails(port, "log density of site 'guide: z'", ppl_vae.models.VAE(**arguments))
+
+
+NORM_CASE = next(case for case in NORMALISED if case.name == "hierarchical-norm")
+
+
+def test_sees_other_running_statistics(monkeypatch):
+    model, port = make_pair(NORM_CASE.model)
+    move = nets._move
+    monkeypatch.setattr(nets, "_move", lambda buffer, new: move(buffer, 1.001 * new))
+    assert_parity(model, port, *X)
+    says = r"buffer 'encoders.0.trunk.norms.0.running_mean' after a run should be the same"
+    with pytest.raises(AssertionError, match=says):
+        assert_parity(model, port, *X, training=True)
+
+
+def test_sees_a_missing_buffer():
+    model, port = make_pair(NORM_CASE.model)
+    model.decoder.trunk.norms[0].register_buffer("other", torch.zeros(4))
+    fails(port, r"only Pyro has \['decoder.trunk.norms.0.other'\]", model)
+
+
+def test_training_with_dropout_is_refused():
+    part = Part(
+        "CategoricalNet", {"in_dims": 6, "n_classes": 3, "hidden": (4,), "dropout": (0, 0.5)}
+    )
+    pair = make_pair(Part("Classifier", {"x_dim": 6, "n_classes": 3, "classifier": part}))
+    data = (*X, np.arange(24) % 3)
+    assert_parity(*pair, *data)
+    with pytest.raises(
+        ValueError, match=r"training should be False with dropout, .*classifier.trunk"
+    ):
+        assert_parity(*pair, *data, training=True)
 
 
 def test_sees_a_site_that_is_not_enumerated():

@@ -44,7 +44,7 @@ DRAWS: dict[str | None, Callable[..., Tensor]] = {
 
 
 class Batches:
-    """Arrays as tensors: floating ones in the type `dtype`, integers as int64.
+    """Arrays as tensors: floating ones in the type `dtype`, integers as int64, masks as they are.
 
     They lie on `device` if half of its free memory holds them, else each batch is brought there.
     `ppl_vae.data.Dynamic` and `NormalFeatures` lie there as the parameters of their distribution
@@ -77,4 +77,6 @@ class Batches:
 
 def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(as_numpy(value))
+    if tensor.dtype == torch.bool:
+        return tensor  # a mask, which would take eight times the memory
     return tensor.to(dtype if tensor.is_floating_point() else torch.int64)

@@ -8,6 +8,7 @@ import torch
 from ppl_vae.checks import check_whole, drawn_by
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
+from ppl_vae.inference.draws import draw
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.objective import Objective
 from ppl_vae.models.base import Model, evaluating
@@ -43,3 +44,41 @@ def mean_loss(
             with pyro.validation_enabled(False):
                 total += objective.loss(model.model, model.guide, *batches[index])
     return total / len(batches)
+
+
+def kl_per_site(
+    model: Model, data: Any, *, batch_size: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """E_q[log q(z | ...) - log p(z | ...)] of each latent site, by name, in nats per datum.
+
+    Their sum is the KL divergence of guide and prior, and -ELBO less the reconstruction's part; a
+    layer whose term is near 0 is not used. The expectation is over the data and one draw each. Of
+    a guide that goes bottom-up, the term of one layer alone can be negative.
+
+    Args:
+        model: The pair, put into evaluation mode meanwhile.
+        data: The argument of `model.model`, or a tuple of its arguments; of data that
+            are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
+        batch_size: Data that are looked at together; it bounds the memory.
+        seed: Of the draws and the pixels; the caller's random state is left as it was.
+
+    Raises:
+        ValueError: a latent site is enumerated or lies outside the data plate.
+    """
+    check_whole("batch_size", batch_size, 1)
+    arrays = [x.sample(seed) if drawn_by(x) else x for x in as_tuple(data)]
+    model.check(*arrays)
+    batches = Batches(arrays, model.device, next(model.parameters()).dtype)
+    totals: dict[str, float] = {}
+    with evaluating(model), random_state.isolated(seed, model.device), torch.no_grad():
+        for index in torch.arange(len(batches)).split(batch_size):
+            with pyro.validation_enabled(False):
+                draws = draw(model.model, model.guide, *batches[index])
+            for name, site in sorted(draws.guide.items()):
+                if not site.local or site.enum_dim is not None:
+                    raise ValueError(
+                        f"site {name!r} should be drawn in the data plate, was global or enumerated"
+                    )
+                term = (site.log_prob - draws.model[name].log_prob).sum()
+                totals[name] = totals.get(name, 0.0) + term.item()
+    return {name: total / len(batches) for name, total in totals.items()}

@@ -17,7 +17,7 @@ from ppl_vae.inference.batches import Batches, as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.evaluate import mean_loss
 from ppl_vae.inference.objective import Objective, PyroObjective
-from ppl_vae.models.base import Model, evaluating
+from ppl_vae.models.base import Model, evaluating, keeping_buffers
 from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part, plain
 from ppl_vae.schedules import Schedule
 
@@ -198,7 +198,8 @@ class _Trainer:
             loss.backward()
         if self.steps == 0:
             faults.check_gradients(self.model)
-            with torch.random.fork_rng(), pyro.validation_enabled(True):
+            kept = keeping_buffers(self.model)
+            with torch.random.fork_rng(), kept, pyro.validation_enabled(True):
                 self.loss(batch)
         self.optimizer.step()
         self.state = {name: number.detach() for name, number in state.items()}

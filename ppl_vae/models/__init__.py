@@ -1,7 +1,9 @@
 """The catalogue of models, in reading order."""
 
 from ppl_vae.models.base import ClassifierMixin, Model
+from ppl_vae.models.baseline import Baseline
 from ppl_vae.models.classifier import Classifier
+from ppl_vae.models.conditional import ConditionalModel
 from ppl_vae.models.cvae import CVAE, GSNN
 from ppl_vae.models.dlgm import DLGM
 from ppl_vae.models.hierarchical_vae import HierarchicalVAE
@@ -11,6 +13,7 @@ from ppl_vae.models.m1_m2 import M1M2
 from ppl_vae.models.m2 import M2
 from ppl_vae.models.nets import (
     MLP,
+    BatchNorm,
     BernoulliNet,
     CategoricalNet,
     ConcatLinear,
@@ -20,14 +23,17 @@ from ppl_vae.models.nets import (
 from ppl_vae.models.posteriors import RankOneNormal, RankOneNormalNet
 from ppl_vae.models.priors import StandardNormal, UniformCategorical
 from ppl_vae.models.vae import VAE
+from ppl_vae.models.vhp import VHP
 
 __all__ = [
     # to build on
     "Model",
     "ClassifierMixin",
+    "ConditionalModel",
     "Network",
     # conditional distributions and their trunks
     "MLP",
+    "BatchNorm",
     "BernoulliNet",
     "CategoricalNet",
     "ConcatLinear",
@@ -43,7 +49,9 @@ __all__ = [
     "HierarchicalVAE",
     "LadderVAE",
     "DLGM",
+    "VHP",
     # conditions
+    "Baseline",
     "GSNN",
     "CVAE",
     # labels

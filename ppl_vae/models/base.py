@@ -168,13 +168,24 @@ class Model(Network):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts a module into evaluation mode (no dropout), and back."""
+    """Puts a module into evaluation mode (no dropout, running statistics), and back."""
     training = module.training
     module.eval()
     try:
         yield
     finally:
         module.train(training)
+
+
+@contextmanager
+def keeping_buffers(module: nn.Module) -> Iterator[None]:
+    """Running statistics of a module are afterwards what they were before."""
+    before = {name: value.clone() for name, value in module.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, value in module.named_buffers():
+            value.copy_(before[name])
 
 
 class ClassifierMixin:

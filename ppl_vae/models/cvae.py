@@ -5,15 +5,14 @@ from typing import Any
 
 import pyro
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_condition, check_mask, check_matrix, check_whole
-from ppl_vae.models.base import Model
+from ppl_vae.checks import check_whole
+from ppl_vae.models.conditional import ConditionalModel
 from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
 
 
-class GSNN(Model):
+class GSNN(ConditionalModel):
     """Gaussian stochastic neural network: x given c through a latent variable.
 
         p(x, z | c) = p(z | c) p(x | c, z),    p(z | c) = N(mu(c), diag sigma(c)^2)     (1)
@@ -76,19 +75,11 @@ class GSNN(Model):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior(*self.seen(c)))  # (1)
             p = self.decoder(z, self.vectors(c)) if self.decoder_sees_c else self.decoder(z)
-            if mask is not None:
-                p = p.base_dist.mask(mask.bool()).to_event(1)
-            pyro.sample("x", p, obs=x)
+            self.observe(p, x, mask)
 
     def guide(self, c: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.prior(*self.seen(c)))  # (2)
-
-    def vectors(self, c: Tensor) -> Tensor:
-        """c as vectors, shape (n, c_dim): classes as one-hot ones, in the model's floating type."""
-        if c.is_floating_point():
-            return c
-        return F.one_hot(c, self.c_dim).to(next(self.parameters()).dtype)
 
     def seen(self, c: Tensor) -> tuple[Tensor, ...]:
         """What the prior (and the encoder) know of c: its vectors, and the baseline's guess."""
@@ -96,31 +87,7 @@ class GSNN(Model):
         return (c,) if self.baseline is None else (c, self.baseline(c).mean)
 
     def check(self, *data: Any) -> None:
-        check_arguments(data, ("c", "x"), ("c", "x", "mask"))
-        check_condition("c", data[0], self.c_dim)
-        check_matrix("x", data[1], self.x_dim, *self.support(self.decoder))
-        for mask in data[2:]:
-            check_mask("mask", mask, self.x_dim)
-
-    def blank(self, n: int) -> tuple[Tensor, ...]:
-        c, x = (torch.zeros(n, dim, device=self.device) for dim in (self.c_dim, self.x_dim))
-        return c, x
-
-    @torch.no_grad()
-    def sample(self, n: int, c: Any = None) -> dict[str, Tensor]:
-        """n draws of every site of the model, one for each condition: site -> (n, ...).
-
-        Args:
-            n: Number of draws.
-            c: The conditions, n of them (repeat one to draw often); by default vectors of zeros.
-        """
-        check_whole("n", n, 1)
-        if c is None:
-            return super().sample(n)
-        check_condition("c", c, self.c_dim)
-        if len(c) != n:
-            raise ValueError(f"c should be {n} conditions, one for each draw, had {len(c)}")
-        return self.simulate(*self.as_tensors(c), self.blank(n)[1])
+        self.check_conditioned(self.decoder, *data)
 
 
 class CVAE(GSNN):

@@ -43,6 +43,8 @@ class HierarchicalVAE(Model):
             p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
         activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
         skip: Whether every z_l is an input of all layers below it; it needs hidden layers.
+        batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
+            the default decoder; see `nets.BatchNorm`.
         prior: p(z_L), called without inputs.
         decoder: p(x | z_1), called with z_1, and if `skip` p(x | z_1, ..., z_L), called with all.
     """
@@ -54,6 +56,7 @@ class HierarchicalVAE(Model):
         hidden: Sequence[Sequence[int]] = ((200, 200), (100, 100)),
         activation: str = "tanh",
         skip: bool = False,
+        batch_norm: bool = False,
         *,
         prior: nn.Module | None = None,
         decoder: nn.Module | None = None,
@@ -64,14 +67,16 @@ class HierarchicalVAE(Model):
         inputs = [z_dims[i:] if skip else z_dims[i : i + 1] for i in range(len(z_dims))]
         self.prior = prior or StandardNormal(z_dims[-1])
         self.encoders = nn.ModuleList(  # q(z_1 | x), q(z_2 | z_1), ...
-            DiagNormalNet(*dims, sizes, activation)
+            DiagNormalNet(*dims, sizes, activation, batch_norm)
             for dims, sizes in zip(pairwise((x_dim, *z_dims)), hidden, strict=True)
         )
         self.conditionals = nn.ModuleList(  # p(z_1 | z_2, ...), p(z_2 | z_3, ...), ...
-            DiagNormalNet(dims, z_dim, sizes[::-1], activation)
+            DiagNormalNet(dims, z_dim, sizes[::-1], activation, batch_norm)
             for dims, z_dim, sizes in zip(inputs[1:], z_dims[:-1], hidden[1:], strict=True)
         )
-        self.decoder = decoder or BernoulliNet(inputs[0], x_dim, hidden[0][::-1], activation)
+        self.decoder = decoder or BernoulliNet(
+            inputs[0], x_dim, hidden[0][::-1], activation, batch_norm
+        )
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

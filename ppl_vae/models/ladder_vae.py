@@ -25,13 +25,18 @@ class LadderVAE(Model):
     with diagonal normal p(z_l | z_{l+1}) that model and guide share, and `merge` the product of two
     normal densities: what the data say of z_l is added to what z_{l+1} says of it.
 
+    With `batch_norm` a step of training runs p(z_l | z_{l+1}) twice on the same z, in guide and
+    model: the result is the same, and its running statistics move twice.
+
     References:
         Sønderby, Raiko, Maaløe, Sønderby & Winther, "Ladder variational autoencoders", NeurIPS
-        2016, arXiv:1602.02282, sections 2.1 and 2.2. Sizes are those of its experiments.
+        2016, arXiv:1602.02282, sections 2.1 to 2.3. Sizes are those of its experiments.
 
     Differs from the paper:
         Variances are exp of a linear map (the paper: softplus), as elsewhere in this library.
         torch's initialisation.
+        Only hidden layers are normalised (the authors' code: mu_l and sigma_l too, all but x), and
+        evaluation takes running averages (the authors' code: statistics of the training set).
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
@@ -39,6 +44,8 @@ class LadderVAE(Model):
         hidden: Hidden layers of (2) for l = 1, ..., L: a sequence of sizes for each layer;
             p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
         activation: Of the hidden layers: "leaky_relu", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
+            the default decoder; see `nets.BatchNorm`.
         prior: p(z_L), called without inputs.
         decoder: p(x | z_1), called with z_1.
     """
@@ -49,6 +56,7 @@ class LadderVAE(Model):
         z_dims: Sequence[int] = (64, 32, 16, 8, 4),
         hidden: Sequence[Sequence[int]] = ((512, 512), (256, 256), (128, 128), (64, 64), (32, 32)),
         activation: str = "leaky_relu",
+        batch_norm: bool = True,
         *,
         prior: nn.Module | None = None,
         decoder: nn.Module | None = None,
@@ -60,13 +68,15 @@ class LadderVAE(Model):
         self.encoders = nn.ModuleList()  # n_1, n_2, ..., each on a trunk of its own
         d_dim = x_dim
         for z_dim, sizes in zip(z_dims, hidden, strict=True):
-            self.encoders.append(DiagNormalNet(d_dim, z_dim, sizes, activation))
+            self.encoders.append(DiagNormalNet(d_dim, z_dim, sizes, activation, batch_norm))
             d_dim = sizes[-1] if sizes else d_dim
         self.conditionals = nn.ModuleList(  # p(z_1 | z_2), p(z_2 | z_3), ...
-            DiagNormalNet(above, z_dim, sizes[::-1], activation)
+            DiagNormalNet(above, z_dim, sizes[::-1], activation, batch_norm)
             for above, z_dim, sizes in zip(z_dims[1:], z_dims[:-1], hidden[1:], strict=True)
         )
-        self.decoder = decoder or BernoulliNet(z_dims[0], x_dim, hidden[0][::-1], activation)
+        self.decoder = decoder or BernoulliNet(
+            z_dims[0], x_dim, hidden[0][::-1], activation, batch_norm
+        )
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

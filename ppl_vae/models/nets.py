@@ -8,13 +8,18 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_batch, check_whole
 
 ACTIVATIONS = ("softplus", "relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
+
+LARGEST_LOG_VAR = 80.0
+"""Single precision can still hold variance and precision. Adam's steps do not shrink with the
+gradient, so a variance that no longer matters (in a ladder, say) would grow until it overflows."""
 
 
 class Network(Remembers, nn.Module):
@@ -37,8 +42,8 @@ class ConcatLinear(nn.Linear):
     with x is computed once and not once per class. The parameters are those of one `nn.Linear`.
     """
 
-    def __init__(self, in_dims: Sequence[int], out_dim: int) -> None:
-        super().__init__(sum(in_dims), out_dim)
+    def __init__(self, in_dims: Sequence[int], out_dim: int, bias: bool = True) -> None:
+        super().__init__(sum(in_dims), out_dim, bias)
         self.in_dims = tuple(in_dims)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -49,8 +54,45 @@ class ConcatLinear(nn.Linear):
         return out
 
 
+class BatchNorm(nn.Module):
+    """weight (x - m) / sqrt(v + 1e-5) + bias of each feature, over all leading dimensions of x.
+
+    In training mode m and v are mean and variance of x itself, over data, particles and enumerated
+    values alike, and a tenth of them goes into `running_mean` and `running_var`; in evaluation
+    mode these are m and v. On x of shape (n, dim) it is `torch.nn.BatchNorm1d`.
+
+    References:
+        Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing
+        internal covariate shift", ICML 2015, arXiv:1502.03167, section 3 and algorithms 1 and 2.
+
+    Args:
+        dim: Number of features; x has shape (..., dim).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        check_whole("dim", dim, 1)
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("running_mean", torch.zeros(dim))
+        self.register_buffer("running_var", torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        if self.training:
+            check_batch(len(flat))
+        state = self.running_mean, self.running_var, self.weight, self.bias
+        return F.batch_norm(flat, *state, self.training).reshape(x.shape)
+
+
 class MLP(Network):
     """h_i = f(W_i h_{i-1} + b_i) for i = 1, ..., len(hidden), with h_0 the concatenated inputs.
+
+    With `batch_norm` h_i = f(BN_i(W_i h_{i-1})): the mean that `BatchNorm` takes away would take
+    away b_i, and its own bias is in the place of it.
 
     Args:
         in_dims: Size of the input, or the sizes of several inputs.
@@ -58,6 +100,7 @@ class MLP(Network):
         activation: Name of f, the same in `torch.nn.functional` and `jax.nn`.
         dropout: Probabilities with which inputs and hidden units are set to zero in training mode
             (the others are scaled up; Srivastava et al., JMLR 2014).
+        batch_norm: Whether hidden layers are normalised, see `BatchNorm`.
     """
 
     def __init__(
@@ -66,6 +109,7 @@ class MLP(Network):
         hidden: Sequence[int],
         activation: str = "softplus",
         dropout: tuple[float, float] = (0.0, 0.0),
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         in_dims = (in_dims,) if isinstance(in_dims, int) else tuple(in_dims)
@@ -81,8 +125,10 @@ class MLP(Network):
         self.out_dim = hidden[-1] if hidden else in_dims[0]
         self.layers = nn.ModuleList()
         if hidden:
-            self.layers.append(ConcatLinear(in_dims, hidden[0]))
-            self.layers.extend(nn.Linear(*sizes) for sizes in pairwise(hidden))
+            bias = not batch_norm
+            self.layers.append(ConcatLinear(in_dims, hidden[0], bias))
+            self.layers.extend(nn.Linear(*sizes, bias) for sizes in pairwise(hidden))
+        self.norms = nn.ModuleList(BatchNorm(size) for size in hidden if batch_norm)
         self.activation = activation
         if not all(0 <= rate < 1 for rate in dropout):
             raise ValueError(f"dropout should be two rates in [0, 1), was {dropout!r}")
@@ -91,19 +137,23 @@ class MLP(Network):
     def forward(self, *inputs: Tensor) -> Tensor:
         activation = getattr(F, self.activation)
         h = tuple(F.dropout(value, self.dropout_in, self.training) for value in inputs)
-        for layer in self.layers:
-            h = (F.dropout(activation(layer(*h)), self.dropout_hidden, self.training),)
+        for i, layer in enumerate(self.layers):
+            value = self.norms[i](layer(*h)) if self.norms else layer(*h)
+            h = (F.dropout(activation(value), self.dropout_hidden, self.training),)
         return h[0]
 
 
 class DiagNormalNet(Network):
     """N(loc(h), diag exp(log_var(h))) with h = MLP(inputs) (Kingma & Welling 2014, appendix C.2).
 
+    log_var is cut to [-80, 80].
+
     Args:
         in_dims: Size of the input, or the sizes of several inputs.
         out_dim: Size of the event.
         hidden: Sizes of the hidden layers.
         activation: Name of the activation.
+        batch_norm: Whether hidden layers are normalised, see `BatchNorm`.
     """
 
     support: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
@@ -114,10 +164,11 @@ class DiagNormalNet(Network):
         out_dim: int,
         hidden: Sequence[int],
         activation: str = "softplus",
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         check_whole("out_dim", out_dim, 1)
-        self.trunk = MLP(in_dims, hidden, activation)
+        self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm)
         self.loc = nn.Linear(self.trunk.out_dim, out_dim)
         self.log_var = nn.Linear(self.trunk.out_dim, out_dim)
 
@@ -126,7 +177,8 @@ class DiagNormalNet(Network):
 
     def head(self, h: Tensor) -> dist.Independent:
         """The distribution given h, the output of the trunk."""
-        return dist.Independent(dist.Normal(self.loc(h), (0.5 * self.log_var(h)).exp()), 1)
+        log_var = self.log_var(h).clamp(-LARGEST_LOG_VAR, LARGEST_LOG_VAR)
+        return dist.Independent(dist.Normal(self.loc(h), (0.5 * log_var).exp()), 1)
 
 
 class BernoulliNet(Network):
@@ -140,6 +192,7 @@ class BernoulliNet(Network):
         out_dim: Size of the event.
         hidden: Sizes of the hidden layers.
         activation: Name of the activation.
+        batch_norm: Whether hidden layers are normalised, see `BatchNorm`.
     """
 
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -150,10 +203,11 @@ class BernoulliNet(Network):
         out_dim: int,
         hidden: Sequence[int],
         activation: str = "softplus",
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         check_whole("out_dim", out_dim, 1)
-        self.trunk = MLP(in_dims, hidden, activation)
+        self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm)
         self.logits = nn.Linear(self.trunk.out_dim, out_dim)
 
     def forward(self, *inputs: Tensor) -> dist.Independent:
@@ -171,6 +225,7 @@ class CategoricalNet(Network):
         hidden: Sizes of the hidden layers.
         activation: Name of the activation.
         dropout: Rates of dropout of the inputs and of the hidden units, see `MLP`.
+        batch_norm: Whether hidden layers are normalised, see `BatchNorm`.
     """
 
     def __init__(
@@ -180,10 +235,11 @@ class CategoricalNet(Network):
         hidden: Sequence[int],
         activation: str = "softplus",
         dropout: tuple[float, float] = (0.0, 0.0),
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         check_whole("n_classes", n_classes, 2)
-        self.trunk = MLP(in_dims, hidden, activation, dropout)
+        self.trunk = MLP(in_dims, hidden, activation, dropout, batch_norm)
         self.logits = nn.Linear(self.trunk.out_dim, n_classes)
 
     def forward(self, *inputs: Tensor) -> dist.Categorical:

@@ -141,6 +141,7 @@ class RankOneNormalNet(Network):
         out_dim: Size of the event.
         hidden: Sizes of the hidden layers.
         activation: Name of the activation.
+        batch_norm: Whether hidden layers are normalised, see `nets.BatchNorm`.
     """
 
     support: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
@@ -151,10 +152,11 @@ class RankOneNormalNet(Network):
         out_dim: int,
         hidden: Sequence[int],
         activation: str = "softplus",
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         check_whole("out_dim", out_dim, 1)
-        self.trunk = MLP(in_dims, hidden, activation)
+        self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm)
         self.loc = nn.Linear(self.trunk.out_dim, out_dim)
         self.log_precision = nn.Linear(self.trunk.out_dim, out_dim)
         self.u = nn.Linear(self.trunk.out_dim, out_dim)

@@ -1,8 +1,9 @@
 """The catalogue of objectives, as `ppl_vae.inference`."""
 
 from ppl_vae.numpyro.inference.elbo import ELBO
-from ppl_vae.numpyro.inference.evaluate import mean_loss
+from ppl_vae.numpyro.inference.evaluate import kl_per_site, mean_loss
 from ppl_vae.numpyro.inference.fit import fit
+from ppl_vae.numpyro.inference.geco import GECO
 from ppl_vae.numpyro.inference.hybrid import Hybrid
 from ppl_vae.numpyro.inference.impute import impute
 from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
@@ -14,6 +15,7 @@ from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 __all__ = [
     # objectives
     "ELBO",
+    "GECO",
     "Hybrid",
     "SemiSupervised",
     # their parts
@@ -28,6 +30,7 @@ __all__ = [
     # using
     "impute",
     # measuring
+    "kl_per_site",
     "log_likelihood",
     "mean_loss",
 ]

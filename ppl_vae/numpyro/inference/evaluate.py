@@ -8,6 +8,7 @@ import numpyro
 
 from ppl_vae.checks import check_whole, drawn_by
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
+from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.objective import Objective
 from ppl_vae.numpyro.models.base import Model, parameters
@@ -47,3 +48,39 @@ def mean_loss(
             loss = objective.differentiable_loss(model.model, model.guide, *batch, key=key)
         total += float(jnp.asarray(loss))
     return total / len(batches)
+
+
+def kl_per_site(
+    model: Model, data: Any, *, batch_size: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """E_q[log q(z | ...) - log p(z | ...)] of each latent site, by name, in nats per datum.
+
+    Args:
+        model: The pair.
+        data: The argument of `model.model`, or a tuple of its arguments; of data that
+            are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
+        batch_size: Data that are looked at together; it bounds the memory.
+        seed: Of the draws and the pixels.
+
+    Raises:
+        ValueError: a latent site is enumerated or lies outside the data plate.
+    """
+    check_whole("batch_size", batch_size, 1)
+    arrays = [x.sample(seed) if drawn_by(x) else x for x in as_tuple(data)]
+    model.check(*arrays)
+    weight = next(iter(parameters(model).values()))
+    batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)
+    totals: dict[str, float] = {}
+    for number, start in enumerate(range(0, len(batches), batch_size)):
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        batch = [array[start : start + batch_size] for array in batches.arrays]
+        with numpyro.validation_enabled(False):
+            draws = draw(model.model, model.guide, *batch, key=key)
+        for name, site in sorted(draws.guide.items()):
+            if not site.local or site.enum_dim is not None:
+                raise ValueError(
+                    f"site {name!r} should be drawn in the data plate, was global or enumerated"
+                )
+            term = (site.log_prob - draws.model[name].log_prob).sum()
+            totals[name] = totals.get(name, 0.0) + float(term)
+    return {name: total / len(batches) for name, total in totals.items()}

@@ -17,8 +17,8 @@ from ppl_vae.numpyro.inference import faults
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple, find_device
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.evaluate import mean_loss
-from ppl_vae.numpyro.inference.objective import NumPyroObjective, Objective
-from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
+from ppl_vae.numpyro.inference.objective import NumPyroObjective, Objective, SharedState
+from ppl_vae.numpyro.models.base import Model, buffers, parameters, with_parameters
 from ppl_vae.numpyro.models.nets import training
 from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part, plain
 from ppl_vae.schedules import Schedule
@@ -134,6 +134,7 @@ class _Trainer:
         if not self.weights:
             raise ValueError("model should have a parameter to train, had none")
         faults.check_finite_parameters(self.weights)
+        self.buffers = self._place(buffers(model))
         self.batches = Batches(arrays, device, next(iter(self.weights.values())).dtype)
         self.lr = lr
         self.optimizer = optax.scale_by_adam()
@@ -152,6 +153,7 @@ class _Trainer:
         self.new = False
         weights = part(checkpoint.arrays, "model")
         self.weights = self._place({name: weights[name] for name in self.weights})
+        self.buffers = self._place({name: weights[name] for name in self.buffers})
         saved = part(checkpoint.arrays, "objective")
         self.state = self._place({name: saved[name] for name in self.state})
         leaves = part(checkpoint.arrays, "optimizer")
@@ -164,7 +166,8 @@ class _Trainer:
 
     def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
         """Everything that `start` needs to go on after `epoch`."""
-        arrays = {f"model.{name}": np.array(value) for name, value in self.weights.items()}
+        model = self.weights | self.buffers
+        arrays = {f"model.{name}": np.array(value) for name, value in model.items()}
         arrays |= {f"objective.{name}": np.array(value) for name, value in self.state.items()}
         for number, leaf in enumerate(jax.tree.leaves(self.adam)):
             arrays[f"optimizer.{number}"] = np.array(leaf)
@@ -172,7 +175,7 @@ class _Trainer:
 
     def trained(self) -> Any:
         """The model with the weights of this moment."""
-        return with_parameters(self.model, jax.tree.map(jnp.copy, self.weights))
+        return with_parameters(self.model, jax.tree.map(jnp.copy, self.weights | self.buffers))
 
     def epoch(self, epoch: int) -> float:
         """Trains on every datum once; the mean loss per datum over the batches."""
@@ -181,15 +184,15 @@ class _Trainer:
         key = jax.random.fold_in(jax.random.key(self.seed), epoch)
         data = self.batches.arrays
         if self.new:
-            given = (self.state, data, indices[0], key, epoch)
+            given = (self.buffers, self.state, data, indices[0], key, epoch)
             faults.check_gradients(lambda *a: self.loss(*a)[0], self.weights, *given)
         # Batches of one size are the steps of a loop; a smaller last one is a step of its own.
         size = len(indices[0])
         loop = np.stack([index for index in indices if len(index) == size])
         rest = [index for index in indices if len(index) != size]
-        run = ((self.weights, self.adam, self.state), jnp.array(True))
+        run = ((self.weights, self.adam, self.buffers, self.state), jnp.array(True))
         (kept, _), losses = self.run(run, data, loop, rest, key, epoch)
-        self.weights, self.adam, self.state = kept
+        self.weights, self.adam, self.buffers, self.state = kept
         values = np.asarray(losses)
         if not np.isfinite(values).all():
             self._stop(epoch, indices, values, key)
@@ -201,23 +204,26 @@ class _Trainer:
     def loss(
         self,
         weights: Weights,
-        state: dict[str, Array],
+        buffers: Weights,
+        state: Weights,
         data: tuple[Array, ...],
         index: Array,
         key: Array,
         epoch: int | Array,
-    ) -> tuple[Array, dict[str, Array]]:
-        """The loss per datum of the batch at `index`, and the objective's numbers for the next."""
+    ) -> tuple[Array, tuple[Weights, Weights]]:
+        """The loss per datum of the batch at `index`; for the next, buffers and objective state."""
         for_pixels, for_draws = jax.random.split(key)
         batch = self.batches.take(data, index, for_pixels)
-        model = with_parameters(self.model, weights)
-        with training():
+        model = with_parameters(self.model, weights | buffers)
+        held = SharedState()
+        with training(), held:
             total, state = (
                 self.objective.at(epoch)
                 .with_state(state)
                 .loss_and_state(model.model, model.guide, *batch, key=for_draws)
             )
-        return total / len(index), state
+        moved = {name: held.values[name]["value"] for name in buffers}
+        return total / len(index), (moved, state)
 
     def _run(
         self, run: Any, data: Any, loop: Array, rest: list[Array], key: Array, epoch: Array
@@ -227,14 +233,14 @@ class _Trainer:
 
         def step(run: Any, batch: tuple[Array, Array]) -> Any:
             (old, alive), (number, index) = run, batch
-            weights, adam, state = old
+            weights, adam, *rest = old
             step_key = jax.random.fold_in(key, number)
-            (loss, state), gradient = gradient_of(weights, state, data, index, step_key, epoch)
+            (loss, rest), gradient = gradient_of(weights, *rest, data, index, step_key, epoch)
             direction, adam = self.optimizer.update(gradient, adam, weights)
             weights = jax.tree.map(lambda w, d: w - lr * d, weights, direction)
             # After a fault all stays as it was, for `_stop` to run the batch again.
             alive = alive & jnp.isfinite(loss)
-            new = (weights, adam, state)
+            new = (weights, adam, *rest)
             return (jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old), alive), loss
 
         run, losses = lax.scan(step, run, (jnp.arange(len(loop)), loop))
@@ -246,9 +252,8 @@ class _Trainer:
     def _stop(self, epoch: int, indices: list[np.ndarray], losses: np.ndarray, key: Array) -> None:
         number = int(np.flatnonzero(~np.isfinite(losses))[0])
         index, step_key = jnp.asarray(indices[number]), jax.random.fold_in(key, number)
-        fault = faults.first_fault(
-            lambda: self.loss(self.weights, self.state, self.batches.arrays, index, step_key, epoch)
-        )
+        now = (self.weights, self.buffers, self.state, self.batches.arrays)
+        fault = faults.first_fault(lambda: self.loss(*now, index, step_key, epoch))
         raise FloatingPointError(
             f"loss should be finite, was {losses[number]} at epoch {epoch}, "
             f"batch {number + 1} of {len(indices)}; {fault}. "

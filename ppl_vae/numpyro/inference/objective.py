@@ -12,6 +12,7 @@ from numpyro.primitives import Messenger
 
 from ppl_vae.checks import check_whole
 from ppl_vae.numpyro.inference.draws import Program
+from ppl_vae.numpyro.models.base import buffers
 
 
 class Objective(NumPyroELBO):  # type: ignore[misc]
@@ -53,7 +54,7 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
 
         The state of `numpyro_mutable` sites goes from the guide to the model and is returned.
         """
-        state = _State()
+        state = SharedState()
         with state, handlers.substitute(data=dict(param_map)):
             loss = self.differentiable_loss(model, guide, *data, key=rng_key, **kwargs)
         return {"loss": loss, "mutable_state": state.values or None}
@@ -118,6 +119,14 @@ class NumPyroObjective(Objective):
         self.name = type(objective).__name__  # a resumed run is compared by such plain attributes
         self.num_particles = objective.num_particles
 
+    def prepare(self, model: Any, *data: Any) -> Self:
+        if self.num_particles > 1 and buffers(model):
+            raise ValueError(
+                "objective should have num_particles=1 for a model with batch normalisation, or "
+                f"be one of ppl_vae.numpyro, was {self.name}(num_particles={self.num_particles})"
+            )
+        return super().prepare(model, *data)
+
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
     ) -> Array:
@@ -130,7 +139,7 @@ def cut(indices: np.ndarray, size: int) -> list[np.ndarray]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
-class _State(Messenger):  # type: ignore[misc]
+class SharedState(Messenger):  # type: ignore[misc]
     """Hands one value of each mutable site from program to program."""
 
     def __init__(self) -> None:

@@ -1,7 +1,9 @@
 """The catalogue of models, as `ppl_vae.models`."""
 
 from ppl_vae.numpyro.models.base import ClassifierMixin, Model
+from ppl_vae.numpyro.models.baseline import Baseline
 from ppl_vae.numpyro.models.classifier import Classifier
+from ppl_vae.numpyro.models.conditional import ConditionalModel
 from ppl_vae.numpyro.models.cvae import CVAE, GSNN
 from ppl_vae.numpyro.models.dlgm import DLGM
 from ppl_vae.numpyro.models.hierarchical_vae import HierarchicalVAE
@@ -11,6 +13,7 @@ from ppl_vae.numpyro.models.m1_m2 import M1M2
 from ppl_vae.numpyro.models.m2 import M2
 from ppl_vae.numpyro.models.nets import (
     MLP,
+    BatchNorm,
     BernoulliNet,
     CategoricalNet,
     ConcatLinear,
@@ -20,14 +23,17 @@ from ppl_vae.numpyro.models.nets import (
 from ppl_vae.numpyro.models.posteriors import RankOneNormal, RankOneNormalNet
 from ppl_vae.numpyro.models.priors import StandardNormal, UniformCategorical
 from ppl_vae.numpyro.models.vae import VAE
+from ppl_vae.numpyro.models.vhp import VHP
 
 __all__ = [
     # to build on
     "Model",
     "ClassifierMixin",
+    "ConditionalModel",
     "Network",
     # conditional distributions and their trunks
     "MLP",
+    "BatchNorm",
     "BernoulliNet",
     "CategoricalNet",
     "ConcatLinear",
@@ -43,7 +49,9 @@ __all__ = [
     "HierarchicalVAE",
     "LadderVAE",
     "DLGM",
+    "VHP",
     # conditions
+    "Baseline",
     "GSNN",
     "CVAE",
     # labels

@@ -13,6 +13,7 @@ import numpyro
 from jax import Array
 from jax.tree_util import GetAttrKey, SequenceKey
 from numpyro import handlers
+from numpyro.primitives import mutable
 
 from ppl_vae import files
 from ppl_vae.checks import as_numpy, check_lengths, check_whole, mean_of
@@ -27,7 +28,8 @@ class Model(Network):
 
     NumPyro users: `SVI(m.model, m.guide, numpyro.optim.Adam(...), ELBO())` trains the parameters of
     `m`, which both programs show as `numpyro.param` sites by torch's names; the trained model is
-    `m.with_weights(svi.get_params(state))`.
+    `m.with_weights(svi.get_params(state))`. Running statistics of `BatchNorm` are mutable sites,
+    whose values are in `state.mutable_state`: {name: {"value": array}}.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -103,8 +105,8 @@ class Model(Network):
         return mean
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The weights by torch's parameter names."""
-        return {name: np.asarray(value) for name, value in parameters(self).items()}
+        """The weights by torch's names, running statistics included."""
+        return {name: np.asarray(value) for name, value in _arrays(self).items()}
 
     def save(self, path: str | Path) -> None:
         """Writes the arguments (JSON, in the header) and the weights to one safetensors file."""
@@ -127,7 +129,7 @@ class Model(Network):
         Raises:
             ValueError: a name is missing or unknown, or a shape is another one.
         """
-        own = parameters(self)
+        own = _arrays(self)
         new = {name: as_jax(value) for name, value in weights.items()}
         faults = {
             "missing": sorted(own.keys() - new.keys()),
@@ -166,16 +168,42 @@ class ClassifierMixin:
 
 
 def parameters(module: eqx.Module) -> dict[str, Array]:
-    """The floating arrays of a module, by torch's names ("encoder.trunk.layers.0.weight")."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(module, eqx.is_inexact_array))
-    return {_dotted(path): value for path, value in leaves}
+    """The arrays of a module that are trained, by torch's names ("encoder.trunk.layers.0.weight").
+
+    These are the floating ones, without `buffers`.
+    """
+    return {name: value for name, value in _arrays(module).items() if not _is_buffer(name)}
+
+
+def buffers(module: eqx.Module) -> dict[str, Array]:
+    """The running statistics of a module's `BatchNorm`s, which training changes, by torch's names.
+
+    Inside a program, where they are mutable sites, {"value": array} each.
+    """
+    return {name: value for name, value in _arrays(module).items() if _is_buffer(name)}
 
 
 def with_parameters(module: Any, values: Mapping[str, Any]) -> Any:
-    """The module with `values` in the place of `parameters(module)`."""
-    ours, others = eqx.partition(module, eqx.is_inexact_array)
-    new = jax.tree_util.tree_map_with_path(lambda path, _: values[_dotted(path)], ours)
-    return eqx.combine(new, others)
+    """The module with `values` in the place of its `parameters` or `buffers` of these names."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(module, is_leaf=_is_held)
+    return jax.tree.unflatten(structure, [values.get(_dotted(path), v) for path, v in leaves])
+
+
+def _arrays(module: eqx.Module) -> dict[str, Array]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(module, is_leaf=_is_held)
+    return {
+        _dotted(path): value
+        for path, value in leaves
+        if eqx.is_inexact_array(value) or _is_held(value)
+    }
+
+
+def _is_buffer(name: str) -> bool:
+    return name.rpartition(".")[-1] in ("running_mean", "running_var")
+
+
+def _is_held(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"value"}
 
 
 def _dotted(path: tuple[Any, ...]) -> str:
@@ -195,15 +223,18 @@ def as_jax(value: Any) -> Array:
 
 
 def _shown_to_numpyro(program: Callable[..., None]) -> Callable[..., None]:
-    """`program`, which shows its module's arrays as `numpyro.param` sites and uses their values.
+    """`program`, which shows its module's arrays as sites and uses their values.
 
-    So SVI finds and replaces them. Where nothing replaces them they are the module's own, through
-    which `fit` differentiates.
+    Parameters are `numpyro.param` sites, which SVI finds and replaces. Where nothing replaces them
+    they are the module's own, through which `fit` differentiates. Buffers are mutable sites.
     """
 
     @functools.wraps(program)
     def shown(self: Model, *data: Any, **kwargs: Any) -> None:
         values = {name: numpyro.param(name, value) for name, value in parameters(self).items()}
+        for name, value in buffers(self).items():
+            held = value if _is_held(value) else {"value": value}
+            values[name] = mutable(name, held)
         program(with_parameters(self, values), *data, **kwargs)
 
     return shown

@@ -9,19 +9,12 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import (
-    as_numpy,
-    check_arguments,
-    check_condition,
-    check_mask,
-    check_matrix,
-    check_whole,
-)
-from ppl_vae.numpyro.models.base import Model
+from ppl_vae.checks import check_whole
+from ppl_vae.numpyro.models.conditional import ConditionalModel
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
 
 
-class GSNN(Model):
+class GSNN(ConditionalModel):
     """Gaussian stochastic neural network, as `ppl_vae.models.GSNN`.
 
         p(x, z | c) = p(z | c) p(x | c, z),    p(z | c) = N(mu(c), diag sigma(c)^2)     (1)
@@ -44,8 +37,6 @@ class GSNN(Model):
         key: Random key of the initial weights.
     """
 
-    x_dim: int = eqx.field(static=True)
-    c_dim: int = eqx.field(static=True)
     decoder_sees_c: bool = eqx.field(static=True)
     prior: Conditional
     decoder: Conditional
@@ -80,19 +71,11 @@ class GSNN(Model):
         with numpyro.plate("data", len(x)):
             z = numpyro.sample("z", self.prior(*self.seen(c)))  # (1)
             p = self.decoder(z, self.vectors(c)) if self.decoder_sees_c else self.decoder(z)
-            if mask is not None:
-                p = p.base_dist.mask(mask.astype(bool)).to_event(1)
-            numpyro.sample("x", p, obs=x)
+            self.observe(p, x, mask)
 
     def guide(self, c: Array, x: Array, mask: Array | None = None) -> None:
         with numpyro.plate("data", len(x)):
             numpyro.sample("z", self.prior(*self.seen(c)))  # (2)
-
-    def vectors(self, c: Array) -> Array:
-        """c as vectors, shape (n, c_dim): classes as one-hot ones."""
-        if jnp.issubdtype(c.dtype, jnp.floating):
-            return c
-        return jax.nn.one_hot(c, self.c_dim)
 
     def seen(self, c: Array) -> tuple[Array, ...]:
         """What the prior (and the encoder) know of c: its vectors, and the baseline's guess."""
@@ -100,30 +83,7 @@ class GSNN(Model):
         return (c,) if self.baseline is None else (c, self.baseline(c).mean)
 
     def check(self, *data: Any) -> None:
-        check_arguments(data, ("c", "x"), ("c", "x", "mask"))
-        check_condition("c", data[0], self.c_dim)
-        check_matrix("x", data[1], self.x_dim, *self.support(self.decoder))
-        for mask in data[2:]:
-            check_mask("mask", mask, self.x_dim)
-
-    def blank(self, n: int) -> tuple[Array, ...]:
-        return jnp.zeros((n, self.c_dim)), jnp.zeros((n, self.x_dim))
-
-    def sample(self, n: int, c: Any = None, *, key: Array) -> dict[str, Array]:
-        """n draws of every site of the model, one for each condition: site -> (n, ...).
-
-        Args:
-            n: Number of draws.
-            c: The conditions, n of them (repeat one to draw often); by default vectors of zeros.
-            key: Random key of the draws.
-        """
-        check_whole("n", n, 1)
-        if c is None:
-            return super().sample(n, key=key)
-        check_condition("c", c, self.c_dim)
-        if len(c) != n:
-            raise ValueError(f"c should be {n} conditions, one for each draw, had {len(c)}")
-        return self.simulate(jnp.asarray(as_numpy(c)), self.blank(n)[1], key=key)
+        self.check_conditioned(self.decoder, *data)
 
 
 class CVAE(GSNN):

@@ -32,6 +32,8 @@ class HierarchicalVAE(Model):
             p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
         activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
         skip: Whether every z_l is an input of all layers below it; it needs hidden layers.
+        batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
+            the default decoder; see `nets.BatchNorm`.
         prior: p(z_L), called without inputs.
         decoder: p(x | z_1), called with z_1, and if `skip` p(x | z_1, ..., z_L), called with all.
         key: Random key of the initial weights.
@@ -52,6 +54,7 @@ class HierarchicalVAE(Model):
         hidden: Sequence[Sequence[int]] = ((200, 200), (100, 100)),
         activation: str = "tanh",
         skip: bool = False,
+        batch_norm: bool = False,
         *,
         prior: Conditional | None = None,
         decoder: Conditional | None = None,
@@ -63,15 +66,15 @@ class HierarchicalVAE(Model):
         for_decoder, *keys = jax.random.split(key, 2 * len(z_dims))
         self.prior = prior or StandardNormal(z_dims[-1])
         self.encoders = tuple(  # q(z_1 | x), q(z_2 | z_1), ...
-            DiagNormalNet(*dims, sizes, activation, key=keys.pop())
+            DiagNormalNet(*dims, sizes, activation, batch_norm, key=keys.pop())
             for dims, sizes in zip(pairwise((x_dim, *z_dims)), hidden, strict=True)
         )
         self.conditionals = tuple(  # p(z_1 | z_2, ...), p(z_2 | z_3, ...), ...
-            DiagNormalNet(dims, z_dim, sizes[::-1], activation, key=keys.pop())
+            DiagNormalNet(dims, z_dim, sizes[::-1], activation, batch_norm, key=keys.pop())
             for dims, z_dim, sizes in zip(inputs[1:], z_dims[:-1], hidden[1:], strict=True)
         )
         self.decoder = decoder or BernoulliNet(
-            inputs[0], x_dim, hidden[0][::-1], activation, key=for_decoder
+            inputs[0], x_dim, hidden[0][::-1], activation, batch_norm, key=for_decoder
         )
 
     def model(self, x: Array) -> None:

@@ -31,6 +31,8 @@ class LadderVAE(Model):
         hidden: Hidden layers of (2) for l = 1, ..., L: a sequence of sizes for each layer;
             p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
         activation: Of the hidden layers: "leaky_relu", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
+            the default decoder; see `nets.BatchNorm`.
         prior: p(z_L), called without inputs.
         decoder: p(x | z_1), called with z_1.
         key: Random key of the initial weights.
@@ -49,6 +51,7 @@ class LadderVAE(Model):
         z_dims: Sequence[int] = (64, 32, 16, 8, 4),
         hidden: Sequence[Sequence[int]] = ((512, 512), (256, 256), (128, 128), (64, 64), (32, 32)),
         activation: str = "leaky_relu",
+        batch_norm: bool = True,
         *,
         prior: Conditional | None = None,
         decoder: Conditional | None = None,
@@ -61,15 +64,17 @@ class LadderVAE(Model):
         encoders = []  # n_1, n_2, ..., each on a trunk of its own
         d_dim = x_dim
         for z_dim, sizes in zip(z_dims, hidden, strict=True):
-            encoders.append(DiagNormalNet(d_dim, z_dim, sizes, activation, key=keys.pop()))
+            encoders.append(
+                DiagNormalNet(d_dim, z_dim, sizes, activation, batch_norm, key=keys.pop())
+            )
             d_dim = sizes[-1] if sizes else d_dim
         self.encoders = tuple(encoders)
         self.conditionals = tuple(  # p(z_1 | z_2), p(z_2 | z_3), ...
-            DiagNormalNet(above, z_dim, sizes[::-1], activation, key=keys.pop())
+            DiagNormalNet(above, z_dim, sizes[::-1], activation, batch_norm, key=keys.pop())
             for above, z_dim, sizes in zip(z_dims[1:], z_dims[:-1], hidden[1:], strict=True)
         )
         self.decoder = decoder or BernoulliNet(
-            z_dims[0], x_dim, hidden[0][::-1], activation, key=for_decoder
+            z_dims[0], x_dim, hidden[0][::-1], activation, batch_norm, key=for_decoder
         )
 
     def model(self, x: Array) -> None:

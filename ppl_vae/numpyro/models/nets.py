@@ -19,21 +19,28 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_batch, check_whole
 
 Conditional: TypeAlias = Callable[..., dist.Distribution]
 """A network: called with values, it gives a distribution."""
+
+
+def _leaky_relu(x: Array) -> Array:
+    return jnp.where(x > 0, x, 0.01 * x)  # torch's slope at 0, where jax.nn.leaky_relu has 1
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "softplus": jax.nn.softplus,
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
     "elu": jax.nn.elu,
-    "leaky_relu": jax.nn.leaky_relu,
+    "leaky_relu": _leaky_relu,
     "gelu": partial(jax.nn.gelu, approximate=False),  # torch's default is the exact one
     "silu": jax.nn.silu,
     "sigmoid": jax.nn.sigmoid,
 }
+
+LARGEST_LOG_VAR = 80.0
 
 
 class _Arguments(dict[str, Any]):
@@ -70,17 +77,22 @@ class Linear(eqx.Module):
     """W x + c with torch's layout, (out_dim, in_dim), and torch's initialisation."""
 
     weight: Array
-    bias: Array
+    bias: Array | None
 
-    def __init__(self, in_dim: int, out_dim: int, *, key: Array) -> None:
+    def __init__(self, in_dim: int, out_dim: int, bias: bool = True, *, key: Array) -> None:
         bound = 1 / math.sqrt(in_dim)
         for_weight, for_bias = jax.random.split(key)
         self.weight = jax.random.uniform(for_weight, (out_dim, in_dim), minval=-bound, maxval=bound)
-        self.bias = jax.random.uniform(for_bias, (out_dim,), minval=-bound, maxval=bound)
+        self.bias = (
+            jax.random.uniform(for_bias, (out_dim,), minval=-bound, maxval=bound) if bias else None
+        )
 
     def __call__(self, *inputs: Array) -> Array:
         (x,) = inputs
-        return x @ self.weight.T + self.bias
+        return self._shifted(x @ self.weight.T)
+
+    def _shifted(self, value: Array) -> Array:
+        return value if self.bias is None else value + self.bias
 
 
 class ConcatLinear(Linear):
@@ -88,13 +100,15 @@ class ConcatLinear(Linear):
 
     in_dims: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, in_dims: Sequence[int], out_dim: int, *, key: Array) -> None:
-        super().__init__(sum(in_dims), out_dim, key=key)
+    def __init__(
+        self, in_dims: Sequence[int], out_dim: int, bias: bool = True, *, key: Array
+    ) -> None:
+        super().__init__(sum(in_dims), out_dim, bias, key=key)
         self.in_dims = tuple(in_dims)
 
     def __call__(self, *inputs: Array) -> Array:
         (first, weight), *others = zip(inputs, self._split(), strict=True)
-        out = first @ weight.T + self.bias
+        out = self._shifted(first @ weight.T)
         for value, weight in others:
             out = out + value @ weight.T
         return out
@@ -124,13 +138,53 @@ def _dropout(value: Array, rate: float) -> Array:
     return jnp.where(keep, value / (1 - rate), 0.0)
 
 
+class BatchNorm(eqx.Module):
+    """weight (x - m) / sqrt(v + 1e-5) + bias of each feature, as `ppl_vae.models.BatchNorm`.
+
+    Inside a program `running_mean` and `running_var` are what `numpyro.primitives.mutable` gives
+    for them, {"value": array}, in which training mode puts the new array. Outside they are arrays
+    and stay as they are.
+    """
+
+    weight: Array
+    bias: Array
+    running_mean: Array | dict[str, Array]
+    running_var: Array | dict[str, Array]
+
+    def __init__(self, dim: int) -> None:
+        check_whole("dim", dim, 1)
+        self.weight, self.bias = jnp.ones(dim), jnp.zeros(dim)
+        self.running_mean, self.running_var = jnp.zeros(dim), jnp.ones(dim)
+
+    def __call__(self, x: Array) -> Array:
+        if _is_training.get():
+            flat = x.reshape(-1, x.shape[-1])
+            check_batch(len(flat))
+            mean, var = flat.mean(0), flat.var(0)
+            _move(self.running_mean, mean)
+            _move(self.running_var, flat.var(0, ddof=1))
+        else:
+            mean, var = _value(self.running_mean), _value(self.running_var)
+        return (x - mean) / jnp.sqrt(var + 1e-5) * self.weight + self.bias
+
+
+def _value(buffer: Array | dict[str, Array]) -> Array:
+    return buffer["value"] if isinstance(buffer, dict) else buffer
+
+
+def _move(buffer: Array | dict[str, Array], new: Array) -> None:
+    if isinstance(buffer, dict):
+        buffer["value"] = 0.9 * buffer["value"] + 0.1 * jax.lax.stop_gradient(new)
+
+
 class MLP(Network):
-    """h_i = f(W_i h_{i-1} + b_i), as `ppl_vae.models.MLP`.
+    """h_i = f(W_i h_{i-1} + b_i), with `batch_norm` f(BN_i(W_i h_{i-1})), as `ppl_vae.models.MLP`.
 
     Dropout takes its random key from the program (`handlers.seed`) in which the network is called.
     """
 
     layers: tuple[Linear, ...]
+    norms: tuple[BatchNorm, ...]
     out_dim: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
     dropout_in: float = eqx.field(static=True)
@@ -142,6 +196,7 @@ class MLP(Network):
         hidden: Sequence[int],
         activation: str = "softplus",
         dropout: tuple[float, float] = (0.0, 0.0),
+        batch_norm: bool = False,
         *,
         key: Array,
     ) -> None:
@@ -160,11 +215,13 @@ class MLP(Network):
         layers: list[Linear] = []
         if hidden:
             first, *keys = jax.random.split(key, len(hidden))
-            layers.append(ConcatLinear(in_dims, hidden[0], key=first))
+            bias = not batch_norm
+            layers.append(ConcatLinear(in_dims, hidden[0], bias, key=first))
             layers.extend(
-                Linear(*sizes, key=k) for sizes, k in zip(pairwise(hidden), keys, strict=True)
+                Linear(*sizes, bias, key=k) for sizes, k in zip(pairwise(hidden), keys, strict=True)
             )
         self.layers = tuple(layers)
+        self.norms = tuple(BatchNorm(size) for size in hidden if batch_norm)
         self.activation = activation
         if not all(0 <= rate < 1 for rate in dropout):
             raise ValueError(f"dropout should be two rates in [0, 1), was {dropout!r}")
@@ -173,8 +230,9 @@ class MLP(Network):
     def __call__(self, *inputs: Array) -> Array:
         activation = ACTIVATIONS[self.activation]
         h = tuple(_dropout(value, self.dropout_in) for value in inputs)
-        for layer in self.layers:
-            h = (_dropout(activation(layer(*h)), self.dropout_hidden),)
+        for i, layer in enumerate(self.layers):
+            value = self.norms[i](layer(*h)) if self.norms else layer(*h)
+            h = (_dropout(activation(value), self.dropout_hidden),)
         return h[0]
 
 
@@ -192,12 +250,13 @@ class DiagNormalNet(Network):
         out_dim: int,
         hidden: Sequence[int],
         activation: str = "softplus",
+        batch_norm: bool = False,
         *,
         key: Array,
     ) -> None:
         check_whole("out_dim", out_dim, 1)
         for_trunk, for_loc, for_log_var = jax.random.split(key, 3)
-        self.trunk = MLP(in_dims, hidden, activation, key=for_trunk)
+        self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm, key=for_trunk)
         self.loc = Linear(self.trunk.out_dim, out_dim, key=for_loc)
         self.log_var = Linear(self.trunk.out_dim, out_dim, key=for_log_var)
 
@@ -206,7 +265,8 @@ class DiagNormalNet(Network):
 
     def head(self, h: Array) -> dist.Distribution:
         """The distribution given h, the output of the trunk."""
-        return dist.Normal(self.loc(h), jnp.exp(0.5 * self.log_var(h))).to_event(1)
+        log_var = jnp.clip(self.log_var(h), -LARGEST_LOG_VAR, LARGEST_LOG_VAR)
+        return dist.Normal(self.loc(h), jnp.exp(0.5 * log_var)).to_event(1)
 
 
 class BernoulliNet(Network):
@@ -222,12 +282,13 @@ class BernoulliNet(Network):
         out_dim: int,
         hidden: Sequence[int],
         activation: str = "softplus",
+        batch_norm: bool = False,
         *,
         key: Array,
     ) -> None:
         check_whole("out_dim", out_dim, 1)
         for_trunk, for_logits = jax.random.split(key)
-        self.trunk = MLP(in_dims, hidden, activation, key=for_trunk)
+        self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm, key=for_trunk)
         self.logits = Linear(self.trunk.out_dim, out_dim, key=for_logits)
 
     def __call__(self, *inputs: Array) -> dist.Distribution:
@@ -249,12 +310,13 @@ class CategoricalNet(Network):
         hidden: Sequence[int],
         activation: str = "softplus",
         dropout: tuple[float, float] = (0.0, 0.0),
+        batch_norm: bool = False,
         *,
         key: Array,
     ) -> None:
         check_whole("n_classes", n_classes, 2)
         for_trunk, for_logits = jax.random.split(key)
-        self.trunk = MLP(in_dims, hidden, activation, dropout, key=for_trunk)
+        self.trunk = MLP(in_dims, hidden, activation, dropout, batch_norm, key=for_trunk)
         self.logits = Linear(self.trunk.out_dim, n_classes, key=for_logits)
 
     def __call__(self, *inputs: Array) -> dist.Distribution:

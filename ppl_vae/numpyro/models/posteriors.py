@@ -132,12 +132,13 @@ class RankOneNormalNet(Network):
         out_dim: int,
         hidden: Sequence[int],
         activation: str = "softplus",
+        batch_norm: bool = False,
         *,
         key: Array,
     ) -> None:
         check_whole("out_dim", out_dim, 1)
         for_trunk, *keys = jax.random.split(key, 4)
-        self.trunk = MLP(in_dims, hidden, activation, key=for_trunk)
+        self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm, key=for_trunk)
         self.loc, self.log_precision, self.u = (
             Linear(self.trunk.out_dim, out_dim, key=for_linear) for for_linear in keys
         )

@@ -1,0 +1,95 @@
+"""One, two and more layers of latent variables, without and with skip connections.
+
+Burda, Grosse & Salakhutdinov, "Importance weighted autoencoders", 2016, section 5 (the networks of
+one and of two layers, here trained by the ELBO with one draw); Dieng, Kim, Rush & Blei, "Avoiding
+latent variable collapse with generative skip models", 2019 (skip connections). The default is a
+quick run on the handwritten digits that come with scikit-learn; `--data mnist` has the first
+paper's networks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from cli import finish, run
+from density import DensitySettings, Result, load, table, train
+
+from ppl_vae import plots
+from ppl_vae.inference import kl_per_site
+from ppl_vae.models import VAE, HierarchicalVAE, Model
+
+Kind = Literal["1-layer", "2-layer", "2-layer-skip"]
+
+
+@dataclass(frozen=True)
+class Settings(DensitySettings):
+    """The flags."""
+
+    models: Annotated[tuple[Kind, ...], tyro.conf.arg(metavar="NAME ...")] = (
+        "1-layer",
+        "2-layer",
+        "2-layer-skip",
+    )
+    """Models to compare; differences are to the first."""
+    z_dims: Annotated[tuple[int, int], tyro.conf.arg(metavar="INT INT")] = (16, 8)
+    """Sizes of z_1 and z_2; the model of one layer has the second (as in the paper)."""
+    hidden: Annotated[tuple[int, int], tyro.conf.arg(metavar="INT INT")] = (100, 50)
+    """Sizes of the two hidden layers below z_1, and of the two between z_1 and z_2."""
+    out: Path = Path("out/hierarchical_vae")
+    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+
+
+DEFAULTS = {
+    "digits": Settings(),
+    "mnist": Settings(
+        data="mnist",
+        epochs=250,
+        k=5000,
+        test_images=1000,
+        z_dims=(100, 50),
+        hidden=(200, 100),
+    ),
+}
+
+
+def main(settings: Settings) -> None:
+    images = load(settings)
+    results: dict[str, Result] = {}
+    for name in settings.models:
+        make = maker(name, images.train.x.shape[1], settings)
+        results[name] = train(name, make, images, settings)
+    lines = [table(settings, images, results), "KL(q || p) of each layer, test images, nats:"]
+    for name, result in results.items():
+        parts = kl_per_site(result.model, images.test.x)
+        text = ", ".join(f"{site} {value:.2f}" for site, value in parts.items())
+        lines.append(f"{name:22}{text}")
+    curves = plots.curves({name: [result.history] for name, result in results.items()})
+    curves.set_ylabel("loss (nats per image)")
+    torch.manual_seed(settings.seed)
+    last = list(results.values())[-1].model
+    means = np.asarray(last.decode(last.sample(64)).cpu())
+    samples = plots.image_grid(means.reshape(8, 8, -1), images.test.image_shape)
+    finish(
+        settings.out,
+        "\n".join(lines),
+        {"curves": curves.figure, "samples": samples.figure},
+        {name: result.model for name, result in results.items()},
+    )
+
+
+def maker(name: str, x_dim: int, settings: Settings) -> Callable[[], Model]:
+    """What makes the model of that name."""
+    one, two = ((size, size) for size in settings.hidden)
+    if name == "1-layer":
+        return partial(VAE, x_dim, settings.z_dims[1], one, "tanh")
+    skip = name.endswith("skip")
+    return partial(HierarchicalVAE, x_dim, settings.z_dims, (one, two), "tanh", skip)
+
+
+if __name__ == "__main__":
+    run(main, DEFAULTS, __doc__)

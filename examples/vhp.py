@@ -1,0 +1,181 @@
+"""A learned hierarchical prior against N(0, I), with the same encoder, decoder and schedule.
+
+Klushyn, Chen, Kurle, Cseke & van der Smagt, "Learning hierarchical priors in VAEs", 2019: the VHP
+is trained by GECO with the "rewo" update, the VAE by the ELBO. Pictures show the latent space, and
+interpolations along the graph of the learned prior. The default is a quick run on the handwritten
+digits that come with scikit-learn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import tyro
+from cli import finish, run
+from density import DensitySettings, Result, load, table, train
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ppl_vae import plots
+from ppl_vae.checks import as_numpy, check_whole, mean_of
+from ppl_vae.data import Images
+from ppl_vae.inference import ELBO, GECO
+from ppl_vae.latent_graph import evenly, path_along_graph
+from ppl_vae.models import VAE, VHP, Model
+
+STEPS = 10
+"""Pictures of an interpolation."""
+POINTS = 1000
+"""Images, and draws of the prior, in the picture of the latent space."""
+
+
+@dataclass(frozen=True)
+class Settings(DensitySettings):
+    """The flags."""
+
+    epochs: int = 150
+    """Passes over the training images."""
+    tolerance: float = 18.0
+    """E[-log p(x | z)] that GECO lets the VHP have, in nats per image."""
+    k_prior: int = 8
+    """Draws of zeta for the bound of log p(z)."""
+    beta: float = 0.01
+    """Weight of the KL term at first."""
+    rate: float = 0.02
+    """Step size of the logarithm of that weight."""
+    z_dim: int = 8
+    """Size of z; 2 gives a picture of all of it."""
+    zeta_dim: int = 8
+    """Size of zeta."""
+    hidden: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (128,)
+    """Sizes of the hidden layers of each network."""
+    nodes: int = 1000
+    """Draws of the learned prior that make the graph."""
+    neighbours: int = 18
+    """Nearest neighbours to which each of them is joined."""
+    out: Path = Path("out/vhp")
+    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+
+
+DEFAULTS = {
+    "digits": Settings(),
+    "mnist": Settings(
+        data="mnist",
+        epochs=50,
+        batch_size=128,
+        k=5000,
+        test_images=1000,
+        tolerance=76.0,
+        k_prior=4,
+        z_dim=32,
+        zeta_dim=32,
+        hidden=(256, 256),
+        nodes=5000,
+    ),
+}
+
+
+def main(settings: Settings) -> None:
+    images = load(settings)
+    check_whole("nodes", settings.nodes, 1)
+    x_dim, hidden = images.train.x.shape[1], settings.hidden
+    objective = GECO(
+        settings.tolerance,
+        k=settings.k_prior,
+        inner=("zeta",),
+        start=settings.beta,
+        rate=settings.rate,
+    )
+    vae = partial(VAE, x_dim, settings.z_dim, hidden, "relu")
+    vhp = partial(VHP, x_dim, settings.z_dim, settings.zeta_dim, hidden, "relu")
+    results = {
+        "VAE": train("VAE", vae, images, settings, ELBO()),
+        "VHP": train("VHP", vhp, images, settings, objective),
+    }
+    last = results["VHP"].history.rows[-1]
+    lines = [
+        table(settings, images, results),
+        f"VHP: GECO with tolerance {settings.tolerance:g} and {settings.k_prior} draws of zeta; "
+        f"at the end -log p(x | z) was {last['reconstruction']:.2f} and beta {last['beta']:.2f}",
+    ]
+    torch.manual_seed(settings.seed)
+    figures = {
+        "curves": curves(settings, results),
+        "latents": latents(images.test[np.arange(min(POINTS, len(images.test)))], results),
+        "interpolations": interpolations(settings, images.test, results["VHP"].model),
+    }
+    models = {name.lower(): result.model for name, result in results.items()}
+    finish(settings.out, "\n".join(lines), figures, models)
+
+
+def curves(settings: Settings, results: dict[str, Result]) -> Figure:
+    """The loss of both, and of GECO the constraint and beta."""
+    histories = {name: [result.history] for name, result in results.items()}
+    figure, axes = plt.subplots(1, 3, figsize=(12.0, 3.5), layout="constrained")
+    plots.curves(histories, "loss", axes[0]).set_ylabel("loss (nats per image)")
+    only = {"VHP": histories["VHP"]}
+    plots.curves(only, "reconstruction", axes[1]).set_ylabel("-log p(x | z), moving average")
+    axes[1].axhline(settings.tolerance, color="C1", label="tolerance")
+    axes[1].legend(frameon=False)
+    plots.curves(only, "beta", axes[2]).set_yscale("log")
+    return figure
+
+
+def latents(test: Images, results: dict[str, Result]) -> Figure:
+    """Encodings of test images by class, beside draws of the prior."""
+    figure, axes = plt.subplots(1, 2, figsize=(10.0, 4.8), layout="constrained")
+    for ax, (name, result) in zip(axes, results.items(), strict=True):
+        codes, drawn = encode(result.model, test.x), as_numpy(result.model.sample(POINTS)["z"])
+        ax.set_title(name)
+        latent_space(ax, codes, drawn, test.y)
+    return figure
+
+
+def latent_space(ax: Axes, codes: np.ndarray, drawn: np.ndarray, y: np.ndarray) -> None:
+    """z itself if it is flat, else its two first principal components."""
+    names = ["$z_1$", "$z_2$"]
+    if codes.shape[1] != 2:
+        centre = codes.mean(0)
+        directions = np.linalg.svd(codes - centre, full_matrices=False)[2][:2].T
+        codes, drawn = (codes - centre) @ directions, (drawn - centre) @ directions
+        names = [f"principal component {i} of z" for i in (1, 2)]
+    plots.scatter({"prior": drawn}, ax, colours=["0.8"])
+    plots.scatter({str(label): codes[y == label] for label in np.unique(y)}, ax)
+    ax.set_xlabel(names[0])
+    ax.set_ylabel(names[1])
+
+
+def interpolations(settings: Settings, test: Images, model: Any) -> Figure:
+    """Between images of different classes: along the graph, and along a straight line."""
+    prior = model.prior(model.sample(settings.nodes)["zeta"]).mean
+    rows, names = [], []
+    for first, second in pairs(test):
+        ends = encode(model, test[[first, second]].x)
+        path = path_along_graph(as_numpy(prior), *ends, n_neighbours=settings.neighbours)
+        for name, codes in (("graph", [ends[:1], path, ends[1:]]), ("line", [ends])):
+            z = model.as_tensors(evenly(np.concatenate(codes), STEPS))[0]
+            rows.append(as_numpy(model.decode({"z": z})))
+            names.append(name)
+    grid = plots.image_grid(np.stack(rows), test.image_shape, row_labels=names)
+    return grid.figure
+
+
+def pairs(test: Images) -> Sequence[tuple[int, int]]:
+    """The first image of one class and of the next, class by class."""
+    first = [int(np.flatnonzero(test.y == label)[0]) for label in np.unique(test.y)]
+    return list(zip(first[::2], first[1::2], strict=False))
+
+
+@torch.no_grad()
+def encode(model: Model, x: Any) -> np.ndarray:
+    """The means of q(z | x), of x drawn anew those of its grey levels."""
+    return as_numpy(model.encoder(*model.as_tensors(mean_of(x))).mean)
+
+
+if __name__ == "__main__":
+    run(main, DEFAULTS, __doc__)

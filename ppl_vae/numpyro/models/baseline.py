@@ -1,0 +1,51 @@
+"""Prediction without latent variables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpyro
+from jax import Array
+
+from ppl_vae.checks import check_whole
+from ppl_vae.numpyro.models.conditional import ConditionalModel
+from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional
+
+
+class Baseline(ConditionalModel):
+    """p0(x | c) = prod_d p(x_d; f_d(c)), as `ppl_vae.models.Baseline`.
+
+    Args:
+        x_dim: Size of a target; targets x have shape (n, x_dim).
+        c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes
+            0, ..., c_dim - 1, which the network is given as one-hot vectors.
+        hidden: Sizes of the hidden layers.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        baseline: p0(x | c), called with c.
+        key: Random key of the initial weights.
+    """
+
+    baseline: Conditional
+
+    def __init__(
+        self,
+        x_dim: int = 784,
+        c_dim: int = 784,
+        hidden: Sequence[int] = (500, 500),
+        activation: str = "relu",
+        *,
+        baseline: Conditional | None = None,
+        key: Array,
+    ) -> None:
+        check_whole("c_dim", c_dim, 1)
+        self.x_dim, self.c_dim = x_dim, c_dim
+        self.baseline = baseline or BernoulliNet(c_dim, x_dim, hidden, activation, key=key)
+
+    def model(self, c: Array, x: Array, mask: Array | None = None) -> None:
+        with numpyro.plate("data", len(x)):
+            self.observe(self.baseline(self.vectors(c)), x, mask)
+
+    def guide(self, c: Array, x: Array, mask: Array | None = None) -> None:
+        pass
+
+    def check(self, *data: Any) -> None:
+        self.check_conditioned(self.baseline, *data)

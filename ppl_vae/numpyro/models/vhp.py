@@ -1,0 +1,83 @@
+"""The variational autoencoder with a hierarchical prior."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpyro
+from jax import Array
+
+from ppl_vae.checks import check_arguments, check_matrix
+from ppl_vae.numpyro.models.base import Model
+from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
+from ppl_vae.numpyro.models.priors import StandardNormal
+
+
+class VHP(Model):
+    """Variational autoencoder with a hierarchical prior, as `ppl_vae.models.VHP`.
+
+        p(x, z, zeta)  = p(zeta) p(z | zeta) p(x | z),    p(zeta) = N(0, I)               (1)
+        q(z, zeta | x) = q(z | x) q(zeta | z)                                             (2)
+
+    Args:
+        x_dim: Size of a datum; data have shape (n, x_dim).
+        z_dim: Size of z.
+        zeta_dim: Size of zeta.
+        hidden: Hidden layers of q(z | x) and of q(zeta | z); p(x | z) and p(z | zeta) have them in
+            reverse order.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        hyperprior: p(zeta), called without inputs.
+        prior: p(z | zeta), called with zeta.
+        encoder: q(z | x), called with x.
+        zeta_encoder: q(zeta | z), called with z.
+        decoder: p(x | z), called with z.
+        key: Random key of the initial weights.
+    """
+
+    x_dim: int = eqx.field(static=True)
+    hyperprior: Conditional
+    prior: Conditional
+    encoder: Conditional
+    zeta_encoder: Conditional
+    decoder: Conditional
+
+    def __init__(
+        self,
+        x_dim: int = 784,
+        z_dim: int = 32,
+        zeta_dim: int = 32,
+        hidden: Sequence[int] = (256, 256),
+        activation: str = "relu",
+        *,
+        hyperprior: Conditional | None = None,
+        prior: Conditional | None = None,
+        encoder: Conditional | None = None,
+        zeta_encoder: Conditional | None = None,
+        decoder: Conditional | None = None,
+        key: Array,
+    ) -> None:
+        keys = jax.random.split(key, 4)
+        self.x_dim = x_dim
+        self.hyperprior = hyperprior or StandardNormal(zeta_dim)
+        self.prior = prior or DiagNormalNet(zeta_dim, z_dim, hidden[::-1], activation, key=keys[0])
+        self.encoder = encoder or DiagNormalNet(x_dim, z_dim, hidden, activation, key=keys[1])
+        self.zeta_encoder = zeta_encoder or DiagNormalNet(
+            z_dim, zeta_dim, hidden, activation, key=keys[2]
+        )
+        self.decoder = decoder or BernoulliNet(z_dim, x_dim, hidden[::-1], activation, key=keys[3])
+
+    def model(self, x: Array) -> None:
+        with numpyro.plate("data", len(x)):
+            zeta = numpyro.sample("zeta", self.hyperprior())
+            z = numpyro.sample("z", self.prior(zeta))  # (1)
+            numpyro.sample("x", self.decoder(z), obs=x)
+
+    def guide(self, x: Array) -> None:
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", self.encoder(x))
+            numpyro.sample("zeta", self.zeta_encoder(z))  # (2)
+
+    def check(self, *data: Any) -> None:
+        check_arguments(data, ("x",))
+        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))

@@ -1,0 +1,160 @@
+"""The quadrants example as a user runs it: which pixels are seen, a short run, wrong flags."""
+
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from ppl_vae import digits, files
+from ppl_vae.data import Dynamic
+from ppl_vae.models import CVAE, Baseline
+from ppl_vae.runs import part
+
+SCRIPT = Path(__file__).parent.parent / "examples/cvae_quadrants.py"
+SHORT = ("--epochs", "2", "--baseline-epochs", "2", "--hidden", "8", "--z-dim", "2", "--k", "3")
+FEW = ("--quadrants", "1", "3", "--test-images", "20")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the script with these flags, and --out in the test's folder, in this process."""
+
+    def go(*flags: str) -> Done:
+        monkeypatch.syspath_prepend(SCRIPT.parent)  # as `python examples/...` does
+        command = [str(SCRIPT), *SHORT, *FEW, "--out", str(tmp_path), *flags]
+        monkeypatch.setattr(sys, "argv", command)
+        status = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as error:
+            status = int(error.code or 0)
+        finally:
+            plt.close("all")
+        return Done(status, *capsys.readouterr())
+
+    return go
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The script's functions."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    return runpy.run_path(str(SCRIPT))
+
+
+SEEN = {
+    1: ["......", "......", "xxx...", "xxx..."],
+    2: ["xxx...", "xxx...", "xxx...", "xxx..."],
+    3: ["xxx...", "xxx...", "xxxxxx", "xxxxxx"],
+}
+
+
+@pytest.mark.parametrize("quadrants", SEEN)
+def test_the_pixels_that_are_seen(quadrants: int, script: dict[str, Any]) -> None:
+    expected = np.array([[pixel == "x" for pixel in row] for row in SEEN[quadrants]])
+    assert np.array_equal(script["seen_pixels"]((4, 6), quadrants), expected.ravel())
+    assert script["seen_pixels"]((28, 28), quadrants).sum() == 196 * quadrants
+
+
+@pytest.mark.parametrize("binarisation", ["dynamic", "threshold"])
+def test_condition_and_target_are_the_two_parts_of_an_image(
+    binarisation: Any, script: dict[str, Any]
+) -> None:
+    images = digits(binarisation).test
+    seen = script["seen_pixels"](images.image_shape, 1)
+    c, x = script["parts"](images, seen)
+    whole = images.x.probs if binarisation == "dynamic" else images.x
+    assert np.array_equal(c, whole[:, seen])
+    assert isinstance(x, Dynamic) == (binarisation == "dynamic")
+    assert np.array_equal(getattr(x, "probs", x), whole[:, ~seen])
+    drawn = x.sample(0) if isinstance(x, Dynamic) else x
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+
+
+def test_help_in_a_fresh_process() -> None:
+    command = [sys.executable, "-W", "error", str(SCRIPT), "--data", "mnist", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "10000" in done.stdout  # the defaults of --data mnist
+    for flag in ("--quadrants", "--no-baseline", "--alpha", "--k", "--test-images", "--resume"):
+        assert flag in done.stdout
+    assert "three are hidden" in done.stdout
+
+
+def test_a_short_run(run: Run, tmp_path: Path) -> None:
+    done = run("--alpha", "0.5", "--decoder-sees-c")
+    assert done.status == 0, done.err
+    assert "CVAE IS" in done.out
+    assert "cvae, 3 seen: epoch 2/2" in done.err
+    assert "paper" not in done.out  # whose numbers are on MNIST
+    for name in ("curves.png", "completions_1.png", "completions_3.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert str(tmp_path / name) in done.out
+    first = Baseline.load(tmp_path / "baseline_1.safetensors")
+    model = CVAE.load(tmp_path / "cvae_1.safetensors")
+    assert (first.c_dim, first.x_dim) == (model.c_dim, model.x_dim) == (16, 48)
+    arrays, _ = files.read(tmp_path / "baseline_1" / "checkpoint.safetensors")
+    for name, value in part(arrays, "model.baseline").items():  # the CVAE did not train it on
+        assert np.array_equal(model.baseline.state_dict()[name], value)
+        assert np.array_equal(first.baseline.state_dict()[name], value)
+
+    again = run("--alpha", "0.5", "--decoder-sees-c", "--resume")
+    assert again.out == done.out  # the times too: nothing was trained again
+    assert "epoch" not in again.err
+
+
+def test_without_a_baseline(run: Run, tmp_path: Path) -> None:
+    done = run("--no-baseline", "--quadrants", "2", "--binarisation", "threshold")
+    assert done.status == 0, done.err
+    assert "no baseline" in done.out
+    assert CVAE.load(tmp_path / "cvae_2.safetensors").baseline is None
+    assert not list(tmp_path.glob("baseline*"))
+
+
+WRONG = {
+    "four quadrants": (("--quadrants", "4"), "quadrants should be 1, 2 or 3, those that are seen"),
+    "no quadrant": (("--quadrants", "1", "0"), "that are seen, was 0"),
+    "no number of quadrants": (("--quadrants",), "quadrants should be at least one of 1, 2, 3"),
+    "unknown data": (("--data", "cifar"), "digits"),
+    "grey targets": (("--binarisation", "none"), "binarisation"),
+    "no epochs": (("--baseline-epochs", "0"), "epochs should be a whole number of at least 1"),
+    "no draws": (("--k", "0"), "k should be a whole number of at least 1, was 0"),
+    "too many images": (("--test-images", "999"), "test_images should be at most 500, was 999"),
+    "alpha": (("--alpha", "1.5"), "alpha should be a number in [0, 1], was 1.5"),
+    "no latents": (("--z-dim", "0"), "of at least 1, was 0"),
+    "no step": (("--lr", "0"), "should be a positive number, was 0.0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_flags_get_one_message(name: str, run: Run) -> None:
+    flags, message = WRONG[name]
+    done = run(*flags)
+    assert done.status == 2, done.err
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_checkpoint_of_another_run(run: Run) -> None:
+    assert run("--quadrants", "1").status == 0
+    done = run("--quadrants", "1", "--resume", "--activation", "tanh")
+    assert done.status == 2
+    assert "resume should go on with the run of" in done.err

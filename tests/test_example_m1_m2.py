@@ -1,0 +1,161 @@
+"""examples/m1_m2.py as a user runs it, and its parts by number."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from ppl_vae.data import Images, NormalFeatures, Splits, hide_labels
+from ppl_vae.models import M1, M2
+
+SCRIPT = Path(__file__).parent.parent / "examples/m1_m2.py"
+EPOCHS = ("--m1-epochs", "8", "--m1-batch-size", "100", "--epochs", "2", "--batch-size", "300")
+START = ("--start-epochs", "1")
+SHORT = (
+    *EPOCHS,
+    *START,
+    "--splits",
+    "1",
+    "--labels",
+    "20",
+    "30",
+    "--hidden",
+    "8",
+    "--m1-hidden",
+    "32",
+)
+PICTURES = {"errors.png", "curves.png", "features.png", "analogies.png"}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the script with these flags; its exit status, what it printed, and its errors."""
+
+    def go(*flags: str) -> tuple[int, str, str]:
+        monkeypatch.syspath_prepend(SCRIPT.parent)
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *SHORT, "--out", str(tmp_path), *flags])
+        status = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as error:
+            status = int(error.code or 0)
+        finally:
+            plt.close("all")
+        return status, *capsys.readouterr()
+
+    return go
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the script defines."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    return runpy.run_path(str(SCRIPT))
+
+
+def test_a_short_run(run: Run, tmp_path: Path) -> None:
+    status, out, err = run("--joint-epochs", "1")
+    assert status == 0, err
+    for text in ("1097 training images", "M1 + SVM", "M1 + TSVM", "M1+M2, joint"):
+        assert text in out
+    assert "joint, 30 labels, split 1/1: epoch 1/1" in err
+    for name in PICTURES:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    features = M1.load(tmp_path / "m1.safetensors").features(np.zeros((3, 64), np.float32))[0]
+    for n in (20, 30):
+        assert M2.load(tmp_path / f"m2_{n}.safetensors").predict(features).shape == (3,)
+
+    again = run("--joint-epochs", "1", "--resume")
+    assert again[1] == out  # the times too: nothing was trained again
+    assert "epoch" not in again[2]
+
+
+def test_no_joint_training_by_default(run: Run, tmp_path: Path) -> None:
+    status, out, err = run("--labels", "20")
+    assert status == 0, err
+    assert "M1+M2, joint" not in out
+    assert not (tmp_path / "joint").exists()
+
+
+WRONG = {
+    "unknown data": (("--data", "cifar"), "digits"),
+    "fewer labels than classes": (("--labels", "20", "9"), "n_labels should be in 10..1097"),
+    "no splits": (("--splits", "0"), "splits should be at least 1, was 0"),
+    "no start": (("--start-epochs", "-1"), "start_epochs should be at least 0, was -1"),
+    "no joint training": (("--joint-epochs", "-1"), "joint_epochs should be at least 0, was -1"),
+    "no epochs of M1": (("--m1-epochs", "0"), "epochs should be a whole number of at least 1"),
+    "no warm-up": (("--m1-warmup", "0"), "epochs should be a whole number of at least 1, was 0"),
+    "no step": (("--m1-lr", "0", "1"), "start should be a positive number, was 0.0"),
+    "no latents": (("--m1-z-dim", "0"), "of at least 1, was 0"),
+    "negative alpha": (("--alpha", "-1"), "alpha should be at least 0, was -1.0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_flags_get_one_message(name: str, run: Run, tmp_path: Path) -> None:
+    flags, message = WRONG[name]
+    status, _, err = run(*flags)
+    assert status == 2, err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_m1_without_inactive_features(script: dict[str, Any]) -> None:
+    settings = script["Settings"](m1_z_dim=4, m1_hidden=(6,))
+    torch.manual_seed(0)
+    m1 = M1(5, 4, (6,))
+    with torch.no_grad():
+        m1.encoder.loc.weight.mul_(20)
+        m1.encoder.loc.weight[[0, 2]] = 0  # these means are the same for all images
+    x = np.random.default_rng(0).random((50, 5), dtype=np.float32)
+    kept = [1, 3]
+    small = script["without_inactive"](settings, m1, x)
+    for mean, all_means in zip(small.features(x), m1.features(x), strict=True):
+        torch.testing.assert_close(mean, all_means[:, kept])
+    z = torch.randn(7, 4)
+    z[:, [0, 2]] = 0
+    torch.testing.assert_close(small.decoder(z[:, kept]).mean, m1.decoder(z).mean)
+
+
+def test_the_transductive_machine_learns_from_the_unlabelled(script: dict[str, Any]) -> None:
+    """Ten overlapping classes in ten dimensions, and two labels of each."""
+    y = np.repeat(np.arange(10), 60)
+    corners = 3 * np.eye(10, dtype=np.float32)[y]
+    parts = []
+    for seed in range(3):
+        mean = np.random.default_rng(seed).normal(corners).astype(np.float32)
+        parts.append(NormalFeatures(mean, np.full_like(mean, 0.01)))
+    pixels = np.zeros((len(y), 1), np.float32)
+    images = Splits(*[Images(pixels, y, (1, 1), 10, "corners", "none")] * 3)
+    known = hide_labels(y, 20, 0, 10)
+    settings, features = script["Settings"](), script["Features"](*parts)
+    inductive, transductive, guesses = script["train_svms"](settings, images, features, known, 0)
+    assert 5 < transductive.error < 0.8 * inductive.error
+    assert np.mean(guesses != y) < 0.8 * inductive.error / 100
+    np.testing.assert_array_equal(guesses[known >= 0], y[known >= 0])
+
+
+def test_table_and_errors_by_hand(script: dict[str, Any]) -> None:
+    """Two splits with errors of 1 and 3 per cent: 2 on average, with a standard error of 1."""
+    settings = script["Settings"](labels=(50,), splits=2)
+    results = {"M1+M2": {50: [script["Result"](1.0), script["Result"](3.0)]}}
+    ax = script["errors"](settings, results).axes[0]
+    ((_, low), (_, high)) = ax.collections[0].get_segments()[0]
+    plt.close("all")
+    assert (low, high) == pytest.approx((1.0, 3.0))
+    assert script["error"](Constant(), np.zeros((4, 1)), np.array([0, 1, 1, 1])) == 0.75
+
+
+class Constant:
+    """Puts everything into class 0."""
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.zeros(len(x), np.int64)
