@@ -66,7 +66,7 @@ DEFAULTS = {
     "digits": Settings(),
     "mnist": Settings(
         data="mnist",
-        epochs=50,
+        epochs=70,
         batch_size=128,
         k=5000,
         test_images=1000,

@@ -143,6 +143,7 @@ CASES = (
         Part("ELBO", {"k": 2, "analytic_kl": True}),
     ),
     Case("dlgm-diagonal", Part("DLGM", {**DLGM, "covariance": "diagonal"}), pixels),
+    Case("dlgm-norm", Part("DLGM", {**DLGM_2, "batch_norm": True}), pixels),
     Case("dlgm-rank-one", Part("DLGM", {**DLGM_2, "decoder": GAUSSIAN}), reals),
     Case("baseline", Part("Baseline", {**BASELINE, "c_dim": 2}), conditioned),
     Case("baseline-masked", Part("Baseline", {**BASELINE, "c_dim": N_CLASSES}), masked_by_class),

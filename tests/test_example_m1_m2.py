@@ -139,7 +139,7 @@ def test_the_transductive_machine_learns_from_the_unlabelled(script: dict[str, A
     settings, features = script["Settings"](), script["Features"](*parts)
     inductive, transductive, guesses = script["train_svms"](settings, images, features, known, 0)
     assert 5 < transductive.error < 0.8 * inductive.error
-    assert np.mean(guesses != y) < 0.8 * inductive.error / 100
+    assert 0 < np.mean(guesses != y) < inductive.error / 100
     np.testing.assert_array_equal(guesses[known >= 0], y[known >= 0])
 
 

@@ -48,6 +48,7 @@ class DLGM(Model):
             T_0, T_1, ... have one each, in reverse order (an empty one makes T_l linear).
         covariance: Of q: "rank_one" or "diagonal".
         activation: Of the hidden layers: "relu", "softplus", "tanh", ...; see `nets.ACTIVATIONS`.
+        batch_norm: Whether hidden layers are normalised; see `nets.BatchNorm`.
         transforms: T_1, ..., T_{L-1}, called with h_{l+1}, which give the mean of h_l.
         encoders: N(mu_l(x), C_l(x)) for l = 1, ..., L, called with x.
         decoder: pi(x | T_0(h_1)), called with h_1: T_0 and pi together. `BernoulliNet` (the
@@ -61,6 +62,7 @@ class DLGM(Model):
         hidden: Sequence[Sequence[int]] = ((200, 200),),
         covariance: str = "rank_one",
         activation: str = "relu",
+        batch_norm: bool = False,
         *,
         transforms: Sequence[nn.Module] | None = None,
         encoders: Sequence[nn.Module] | None = None,
@@ -82,7 +84,7 @@ class DLGM(Model):
         self.loadings = nn.ParameterList(_loading(z_dim) for z_dim in z_dims)
         self.transforms = nn.ModuleList(
             [
-                _Transform(above, below, sizes[::-1], activation)
+                _Transform(above, below, sizes[::-1], activation, batch_norm)
                 for (below, above), sizes in zip(pairwise(z_dims), hidden[1:], strict=True)
             ]
             if transforms is None
@@ -90,13 +92,17 @@ class DLGM(Model):
         )
         self.encoders = nn.ModuleList(
             [
-                COVARIANCES[covariance](x_dim, z_dim, tuple(chain(*hidden[: i + 1])), activation)
+                COVARIANCES[covariance](
+                    x_dim, z_dim, tuple(chain(*hidden[: i + 1])), activation, batch_norm
+                )
                 for i, z_dim in enumerate(z_dims)
             ]
             if encoders is None
             else encoders
         )
-        self.decoder = decoder or BernoulliNet(z_dims[0], x_dim, hidden[0][::-1], activation)
+        self.decoder = decoder or BernoulliNet(
+            z_dims[0], x_dim, hidden[0][::-1], activation, batch_norm
+        )
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -120,9 +126,11 @@ class DLGM(Model):
 class _Transform(Network):
     """T(h) = W MLP(h) + b."""
 
-    def __init__(self, in_dim: int, out_dim: int, hidden: Sequence[int], activation: str) -> None:
+    def __init__(
+        self, in_dim: int, out_dim: int, hidden: Sequence[int], activation: str, batch_norm: bool
+    ) -> None:
         super().__init__()
-        self.trunk = MLP(in_dim, hidden, activation)
+        self.trunk = MLP(in_dim, hidden, activation, batch_norm=batch_norm)
         self.out = nn.Linear(self.trunk.out_dim, out_dim)
 
     def forward(self, h: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class DLGM(Model):
             T_0, T_1, ... have one each, in reverse order (an empty one makes T_l linear).
         covariance: Of q: "rank_one" or "diagonal".
         activation: Of the hidden layers: "relu", "softplus", "tanh", ...; see `nets.ACTIVATIONS`.
+        batch_norm: Whether hidden layers are normalised; see `nets.BatchNorm`.
         transforms: T_1, ..., T_{L-1}, called with h_{l+1}, which give the mean of h_l.
         encoders: N(mu_l(x), C_l(x)) for l = 1, ..., L, called with x.
         decoder: pi(x | T_0(h_1)), called with h_1: T_0 and pi together.
@@ -65,6 +66,7 @@ class DLGM(Model):
         hidden: Sequence[Sequence[int]] = ((200, 200),),
         covariance: str = "rank_one",
         activation: str = "relu",
+        batch_norm: bool = False,
         *,
         transforms: Sequence[Callable[[Array], Array]] | None = None,
         encoders: Sequence[Conditional] | None = None,
@@ -88,7 +90,7 @@ class DLGM(Model):
         self.loadings = tuple(_loading(n, k[0]) for n, k in zip(z_dims, keys_of, strict=True))
         self.transforms = tuple(
             [
-                _Transform(above, below, sizes[::-1], activation, key=k[1])
+                _Transform(above, below, sizes[::-1], activation, batch_norm, key=k[1])
                 for (below, above), sizes, k in zip(
                     pairwise(z_dims), hidden[1:], keys_of[1:], strict=True
                 )
@@ -99,7 +101,12 @@ class DLGM(Model):
         self.encoders = tuple(
             [
                 COVARIANCES[covariance](
-                    x_dim, z_dim, tuple(chain(*hidden[: i + 1])), activation, key=keys_of[i][2]
+                    x_dim,
+                    z_dim,
+                    tuple(chain(*hidden[: i + 1])),
+                    activation,
+                    batch_norm,
+                    key=keys_of[i][2],
                 )
                 for i, z_dim in enumerate(z_dims)
             ]
@@ -107,7 +114,7 @@ class DLGM(Model):
             else encoders
         )
         self.decoder = decoder or BernoulliNet(
-            z_dims[0], x_dim, hidden[0][::-1], activation, key=for_decoder
+            z_dims[0], x_dim, hidden[0][::-1], activation, batch_norm, key=for_decoder
         )
 
     def model(self, x: Array) -> None:
@@ -136,10 +143,17 @@ class _Transform(Network):
     out: Linear
 
     def __init__(
-        self, in_dim: int, out_dim: int, hidden: Sequence[int], activation: str, *, key: Array
+        self,
+        in_dim: int,
+        out_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        *,
+        key: Array,
     ) -> None:
         for_trunk, for_out = jax.random.split(key)
-        self.trunk = MLP(in_dim, hidden, activation, key=for_trunk)
+        self.trunk = MLP(in_dim, hidden, activation, batch_norm=batch_norm, key=for_trunk)
         self.out = Linear(self.trunk.out_dim, out_dim, key=for_out)
 
     def __call__(self, h: Array) -> Array:
