@@ -1,6 +1,7 @@
 """What every script here does with its flags, its errors and its pictures."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,12 +46,17 @@ def finish(out: Path, table: str, figures: Mapping[str, Figure], models: Mapping
     paths = [out / "table.txt"]
     paths[0].write_text(table + "\n")
     for name, figure in figures.items():
-        paths.append(out / f"{name}.png")
+        paths.append(out / f"{file_name(name)}.png")
         figure.savefig(paths[-1], dpi=150)
     for name, model in models.items():
-        paths.append(out / f"{name}.safetensors")
+        paths.append(out / f"{file_name(name)}.safetensors")
         model.save(paths[-1])
     print("", table, "", *paths, sep="\n")
+
+
+def file_name(name: str) -> str:
+    """A name of a model without what shells treat in a way of their own."""
+    return re.sub(r"[^\w+.-]+", "_", name)
 
 
 def mean_and_error(values: Sequence[float]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from cli import mean_and_error
+from cli import file_name, mean_and_error
 from torch import Tensor
 
 from ppl_vae import data, fit, log_likelihood, mean_loss
@@ -96,7 +96,7 @@ def train(
         lr=step_size(settings, settings.epochs),
         device=settings.device,
         seed=settings.seed,
-        out=settings.out / name.replace(" ", "_"),
+        out=settings.out / file_name(name),
         resume=settings.resume,
         label=name,
     )

@@ -75,6 +75,25 @@ def image_grid(
     return ax
 
 
+def bars(groups: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
+    """Bars side by side: one colour for each group, one place for each name.
+
+    Args:
+        groups: Name of a group -> name of a bar -> its height; groups need not have all the names.
+        ax: Where to draw.
+    """
+    places = list(dict.fromkeys(name for values in groups.values() for name in values))
+    ax = _axes(ax, (1.2 + 1.0 * max(len(places), 3), 3.5))
+    width = 0.8 / max(len(groups), 1)
+    for number, (group, values) in enumerate(groups.items()):
+        offset = (number - (len(groups) - 1) / 2) * width
+        at = [places.index(name) + offset for name in values]
+        ax.bar(at, list(values.values()), width, color=f"C{number}", label=group)
+    ax.set_xticks(range(len(places)), places)
+    ax.legend(frameon=False)
+    return ax
+
+
 def scatter(
     points: Mapping[str, Any], ax: Axes | None = None, *, colours: Sequence[str] | None = None
 ) -> Axes:

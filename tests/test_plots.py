@@ -20,3 +20,12 @@ def test_scatter_draws_each_group_on_the_axes_it_is_given() -> None:
     with pytest.raises(ValueError, match=r"points should have shape \(n, 2\), had \(2, 3\) in 'a'"):
         plots.scatter({"a": np.zeros((2, 3))})
     plt.close("all")
+
+
+def test_bars_stand_side_by_side_at_their_names() -> None:
+    ax = plots.bars({"one": {"z_1": 2.0, "z_2": 0.5}, "two": {"z_2": 1.0}})
+    drawn = {(round(bar.get_x() + bar.get_width() / 2, 2), bar.get_height()) for bar in ax.patches}
+    assert drawn == {(-0.2, 2.0), (0.8, 0.5), (1.2, 1.0)}
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["z_1", "z_2"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["one", "two"]
+    plt.close("all")
