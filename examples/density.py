@@ -10,7 +10,7 @@ from cli import file_name, mean_and_error
 from torch import Tensor
 
 from ppl_vae import data, fit, log_likelihood, mean_loss
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_whole, mean_of
 from ppl_vae.data import Splits
 from ppl_vae.inference import ExponentialDecay
 from ppl_vae.models import Model
@@ -87,8 +87,11 @@ def train(
         objective: What it is trained by; by default `ELBO()`.
     """
     torch.manual_seed(settings.seed)
+    model = make()
+    decoder: Any = model.decoder
+    decoder.start_at(mean_of(images.train.x).mean(0))
     history = fit(
-        make(),
+        model,
         images.train.x,
         objective,
         epochs=settings.epochs,

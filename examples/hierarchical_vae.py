@@ -48,7 +48,7 @@ DEFAULTS = {
     "digits": Settings(),
     "mnist": Settings(
         data="mnist",
-        epochs=250,
+        epochs=350,
         k=5000,
         test_images=1000,
         z_dims=(100, 50),

@@ -250,3 +250,12 @@ def test_decode_is_the_mean_of_the_data_given_the_latents() -> None:
     assert torch.equal(model.decode(drawn), model.decoder(drawn["z_1"]).mean)
     with pytest.raises(ValueError, match="latents should hold the values of latent sites"):
         model.decode({"x": drawn["x"]})
+
+
+def test_a_decoder_that_starts_at_the_mean_of_the_data() -> None:
+    net = BernoulliNet(2, 3, (4,))
+    mean = torch.tensor([0.0, 0.3, 1.0])
+    assert net.start_at(mean) is net
+    assert torch.allclose(net.logits.bias.sigmoid(), torch.tensor([0.001, 0.3, 0.999]))
+    with pytest.raises(ValueError, match=r"mean should have shape \(3,\), had \(2,\)"):
+        net.start_at(mean[:2])

@@ -156,3 +156,13 @@ def test_neither_side_imports_the_other():
     run_python(
         "import sys, ppl_vae.numpyro, ppl_vae.data\nassert not {'torch', 'pyro'} & set(sys.modules)"
     )
+
+
+def test_a_decoder_that_starts_at_the_mean_of_the_data():
+    net = ports.BernoulliNet(2, 3, (4,), key=key())
+    started = net.start_at(np.array([0.0, 0.3, 1.0]))
+    bias = np.asarray(started.logits.bias)
+    np.testing.assert_allclose(1 / (1 + np.exp(-bias)), [0.001, 0.3, 0.999], rtol=1e-5)
+    np.testing.assert_array_equal(started.logits.weight, net.logits.weight)
+    with pytest.raises(ValueError, match=r"mean should have shape \(3,\), had \(2,\)"):
+        net.start_at(np.zeros(2))

@@ -5,7 +5,7 @@ Every network accepts any leading dimensions, and several inputs whose leading d
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_batch, check_whole
+from ppl_vae.checks import as_numpy, check_batch, check_whole
 
 ACTIVATIONS = ("softplus", "relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
 
@@ -214,6 +214,25 @@ class BernoulliNet(Network):
         # Models check that pixels lie in `support`; torch's own check would refuse grey levels.
         logits = self.logits(self.trunk(*inputs))
         return dist.Independent(dist.Bernoulli(logits=logits, validate_args=False), 1)
+
+    @torch.no_grad()
+    def start_at(self, mean: Any) -> Self:
+        """Sets the output's bias to logit(mean), so that training does not begin at grey images.
+
+        A bias of Adam moves by about the step size in each step, and -7, for pixels that are never
+        on, is far away.
+
+        Args:
+            mean: Of the data, shape (out_dim,); it is cut to [0.001, 0.999], as Burda et al.'s code
+                does (2016, arXiv:1509.00519).
+        """
+        values = torch.as_tensor(as_numpy(mean))
+        if values.shape != self.logits.bias.shape:
+            raise ValueError(
+                f"mean should have shape {tuple(self.logits.bias.shape)}, had {tuple(values.shape)}"
+            )
+        self.logits.bias.copy_(values.clamp(0.001, 0.999).logit())
+        return self
 
 
 class CategoricalNet(Network):

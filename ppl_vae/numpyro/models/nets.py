@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_batch, check_whole
+from ppl_vae.checks import as_numpy, check_batch, check_whole
 
 Conditional: TypeAlias = Callable[..., dist.Distribution]
 """A network: called with values, it gives a distribution."""
@@ -295,6 +295,19 @@ class BernoulliNet(Network):
         # Models check that pixels lie in `support`; numpyro's own check would refuse grey levels.
         logits = self.logits(self.trunk(*inputs))
         return dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
+
+    def start_at(self, mean: Any) -> Self:
+        """This network with an output bias of logit(mean), mean cut to [0.001, 0.999].
+
+        Args:
+            mean: Of the data, shape (out_dim,).
+        """
+        values = jnp.asarray(as_numpy(mean), self.logits.bias.dtype)
+        if values.shape != self.logits.bias.shape:
+            raise ValueError(f"mean should have shape {self.logits.bias.shape}, had {values.shape}")
+        bias = jax.scipy.special.logit(jnp.clip(values, 0.001, 0.999))
+        changed: Self = eqx.tree_at(lambda network: network.logits.bias, self, bias)
+        return changed
 
 
 class CategoricalNet(Network):
