@@ -302,9 +302,11 @@ class BernoulliNet(Network):
         Args:
             mean: Of the data, shape (out_dim,).
         """
-        values = jnp.asarray(as_numpy(mean), self.logits.bias.dtype)
-        if values.shape != self.logits.bias.shape:
-            raise ValueError(f"mean should have shape {self.logits.bias.shape}, had {values.shape}")
+        old = self.logits.bias
+        assert old is not None
+        values = jnp.asarray(as_numpy(mean), old.dtype)
+        if values.shape != old.shape:
+            raise ValueError(f"mean should have shape {old.shape}, had {values.shape}")
         bias = jax.scipy.special.logit(jnp.clip(values, 0.001, 0.999))
         changed: Self = eqx.tree_at(lambda network: network.logits.bias, self, bias)
         return changed
