@@ -4,8 +4,8 @@ Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generati
 section 4. M1 is fitted once, to all training images and no label; then, for each number of labels
 and each choice of them, a support vector machine is fitted to the features of the labelled images,
 and M2 to those of all images. The default is a quick run on the handwritten digits that come with
-scikit-learn; `--data mnist` is the paper's experiment in fewer epochs: to save them, M2 first
-learns from the labels that a transductive machine gives all images, which the paper does not.
+scikit-learn; `--data mnist` is the paper's experiment in fewer epochs (the authors' code: 3000 of
+M2), with relu, ten dimensions of z_2, and KL terms in closed form.
 """
 
 import copy
@@ -28,14 +28,14 @@ from ppl_vae.data import Images, NormalFeatures, Splits, hide_labels
 from ppl_vae.inference import ELBO, ExponentialDecay, History, SemiSupervised, Warmup, fit
 from ppl_vae.models import M1, M1M2, M2, DiagNormalNet, Model
 
-SVM, TSVM, STACKED, JOINT = "M1 + SVM", "M1 + TSVM", "M1+M2", "M1+M2, joint"
-SVM_DRAWS, SVM_UNLABELLED = 2000, 5000
-"""How many draws of labelled features, and how many unlabelled images, the machines are shown."""
+SVM, STACKED, JOINT = "M1 + SVM", "M1+M2", "M1+M2, joint"
+SVM_DRAWS = 2000
+"""How many draws of labelled features the machine is shown."""
 PAPER = {
-    TSVM: {100: 11.82, 600: 5.72, 1000: 4.24, 3000: 3.49},
+    SVM: {100: 11.82, 600: 5.72, 1000: 4.24, 3000: 3.49},
     STACKED: {100: 3.33, 600: 2.59, 1000: 2.40, 3000: 2.18},
 }
-"""Table 1 of the paper: test errors in per cent."""
+"""Table 1 of the paper: test errors in per cent; its machine is a transductive one."""
 
 Layers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")]
 Steps = Annotated[tuple[float, float], tyro.conf.arg(metavar="FLOAT FLOAT")]
@@ -63,12 +63,12 @@ class Settings:
     """Sizes of the hidden layers of M1's networks."""
     m1_z_dim: int = 10
     """Size of M1's latent variable: the number of features."""
-    start_epochs: int = 10
-    """Passes of M2 over all features, labelled by M1 + TSVM, before its own; 0 as in the paper."""
     epochs: int = 30
     """Passes of M2 over the features."""
     batch_size: int = 50
     """Unlabelled images per batch of M2."""
+    labelled_per_batch: int = 25
+    """Labelled images per batch of M2."""
     lr: Steps = (3e-3, 3e-4)
     """Step sizes of Adam for M2 in the first and in the last epoch."""
     hidden: Layers = (128,)
@@ -98,18 +98,18 @@ DEFAULTS = {
     "mnist": Settings(
         data="mnist",
         labels=(100, 600, 1000, 3000),
-        m1_epochs=100,
+        m1_epochs=60,
         m1_warmup=1,
         m1_batch_size=200,
         m1_lr=(1e-3, 1e-4),
         m1_hidden=(500, 500),
         m1_z_dim=50,
-        start_epochs=20,
-        epochs=20,
+        epochs=40,
         batch_size=100,
         lr=(2e-3, 2e-4),
         hidden=(300,),
-        z_dim=50,
+        z_dim=10,
+        activation="relu",
         alpha=0.1,
     ),
 }
@@ -139,7 +139,6 @@ Results = dict[str, dict[int, list[Result]]]
 
 def main(settings: Settings) -> None:
     check_at_least("splits", settings.splits, 1)
-    check_at_least("start_epochs", settings.start_epochs, 0)
     check_at_least("joint_epochs", settings.joint_epochs, 0)
     images: Splits = getattr(data, settings.data)(settings.binarisation)
     y = {n: hidden_labels(settings, images.train, n) for n in settings.labels}
@@ -147,14 +146,12 @@ def main(settings: Settings) -> None:
     m1 = without_inactive(settings, history.model, images.train.x)
     parts = {name: m1.features(part.x) for name, part in images._asdict().items()}
     features = Features(**{name: NormalFeatures(*part) for name, part in parts.items()})
-    methods = [SVM, TSVM, STACKED, *([JOINT] if settings.joint_epochs else [])]
+    methods = [SVM, STACKED, *([JOINT] if settings.joint_epochs else [])]
     results: Results = {method: {n: [] for n in settings.labels} for method in methods}
     for n in settings.labels:
         for split, labels in enumerate(y[n]):
-            svm, tsvm, guesses = train_svms(settings, images, features, labels, split)
-            results[SVM][n].append(svm)
-            results[TSVM][n].append(tsvm)
-            stacked = train_m2(settings, images, features, labels, guesses, n, split)
+            results[SVM][n].append(train_svm(settings, images, features, labels, split))
+            stacked = train_m2(settings, images, features, labels, n, split)
             results[STACKED][n].append(stacked)
             if settings.joint_epochs:
                 joint = train_joint(settings, images, m1, stacked, labels, n, split)
@@ -177,8 +174,10 @@ def train_m1(settings: Settings, images: Splits) -> History:
     """The VAE, fitted to all training images without their labels."""
     torch.manual_seed(settings.seed)
     x_dim = images.train.x.shape[1]
+    m1 = M1(x_dim, settings.m1_z_dim, settings.m1_hidden, settings.activation)
+    m1.decoder.start_at(mean_of(images.train.x).mean(0))
     return fit(
-        M1(x_dim, settings.m1_z_dim, settings.m1_hidden, settings.activation),
+        m1,
         images.train.x,
         ELBO(beta=Warmup(settings.m1_warmup)),
         epochs=settings.m1_epochs,
@@ -204,34 +203,16 @@ def without_inactive(settings: Settings, m1: M1, x: Any) -> M1:
     return small.with_weights(weights).to(m1.device)
 
 
-def train_svms(
+def train_svm(
     settings: Settings, images: Splits, features: Features, y: np.ndarray, split: int
-) -> tuple[Result, Result, np.ndarray]:
-    """Support vector machines on draws of the labelled images' features.
-
-    The second is also fitted to its own labels of unlabelled images, of a weight that grows while
-    it makes these labels anew: a simple form of the transductive machine (Joachims, "Transductive
-    inference for text classification using support vector machines", ICML 1999). The last of the
-    answer is what it takes for the labels of all training images.
-    """
-    known, unknown = np.flatnonzero(y >= 0), np.flatnonzero(y < 0)
-    rng = np.random.default_rng(settings.seed + split)
+) -> Result:
+    """A support vector machine on draws of the labelled images' features."""
+    known = np.flatnonzero(y >= 0)
     n_draws = max(2, SVM_DRAWS // len(known))
-    seeds = rng.integers(2**31, size=n_draws)
+    seeds = np.random.default_rng(settings.seed + split).integers(2**31, size=n_draws)
     x = np.concatenate([features.train[known].sample(int(seed)) for seed in seeds])
-    labels = np.tile(y[known], n_draws)
-    machine = SVC().fit(x, labels)
-    inductive = Result(100 * error(machine, features.test.mean, images.test.y))
-
-    more = rng.permutation(unknown)[:SVM_UNLABELLED]
-    x = np.concatenate([x, features.train.mean[more]])
-    for weight in (0.2, 0.4, 0.6, 0.8, 1.0):
-        guesses = machine.predict(features.train.mean[more])
-        weights = np.repeat([1.0, weight], [len(labels), len(more)])
-        machine = SVC().fit(x, np.concatenate([labels, guesses]), weights)
-    transductive = Result(100 * error(machine, features.test.mean, images.test.y))
-    every = np.where(y >= 0, y, machine.predict(features.train.mean))
-    return inductive, transductive, every
+    machine = SVC().fit(x, np.tile(y[known], n_draws))
+    return Result(100 * error(machine, features.test.mean, images.test.y))
 
 
 def train_m2(
@@ -239,41 +220,27 @@ def train_m2(
     images: Splits,
     features: Features,
     y: np.ndarray,
-    guesses: np.ndarray,
     n: int,
     split: int,
 ) -> Result:
-    """M2 on the features of all training images, drawn anew in every batch.
-
-    It may start from what it learns if the guesses are taken for labels: where all labels are
-    known nothing is summed over, and an epoch costs a fraction of another one.
-    """
+    """M2 on the features of all training images, drawn anew in every batch."""
     torch.manual_seed(settings.seed + split)
     n_classes, n_features = images.train.n_classes, features.train.shape[1]
     sizes = (settings.hidden, settings.activation)
     decoder = DiagNormalNet((settings.z_dim, n_classes), n_features, *sizes)
-    model = M2(n_features, n_classes, settings.z_dim, *sizes, decoder=decoder)
-    told: dict[str, Any] = {
-        "objective": SemiSupervised(settings.alpha, analytic_kl=True),
-        "batch_size": settings.batch_size,
-        "validation": validation(features.validation, images.validation.y),
-    }
-    seconds = 0.0
-    if settings.start_epochs:
-        known = shared(settings, f"M2, start, {n} labels", f"m2_start/{n}", split)
-        epochs, lr = settings.start_epochs, settings.lr[0]
-        start = fit(model, (features.train, guesses), epochs=epochs, lr=lr, **told, **known)
-        seconds = start.seconds
+    per_batch = {"labelled_per_batch": settings.labelled_per_batch}
     history = fit(
-        model,
+        M2(n_features, n_classes, settings.z_dim, *sizes, decoder=decoder),
         (features.train, y),
+        SemiSupervised(settings.alpha, analytic_kl=True, **per_batch),
         epochs=settings.epochs,
+        batch_size=settings.batch_size,
         lr=decay(settings.lr, settings.epochs),
-        **told,
+        validation=validation(features.validation, images.validation.y),
         **shared(settings, f"M2, {n} labels", f"m2/{n}", split),
     )
-    test_error = 100 * error(model, features.test, images.test.y)
-    return Result(test_error, history, seconds + history.seconds)
+    test_error = 100 * error(history.model, features.test, images.test.y)
+    return Result(test_error, history, history.seconds)
 
 
 def train_joint(
@@ -349,7 +316,7 @@ def table(settings: Settings, images: Splits, history: History, m1: M1, results:
         f"{settings.data} ({settings.binarisation}), {len(images.train)} training images",
         f"M1: {settings.m1_epochs} epochs, {history.seconds:.0f} seconds; "
         f"{n_active} of {settings.m1_z_dim} features are active",
-        f"M2: {settings.start_epochs} epochs on the labels of M1 + TSVM, {settings.epochs} epochs"
+        f"M2: {settings.epochs} epochs"
         + (f", then {settings.joint_epochs} of M1 and M2 together" * bool(settings.joint_epochs)),
         f"test error %, mean ± standard error of {settings.splits} split(s)",
         f"{'labels':>6}" + "".join(f"{method:>16}" for method in results) + f"{'seconds':>10}",

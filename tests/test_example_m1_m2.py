@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from ppl_vae.data import Images, NormalFeatures, Splits, hide_labels
 from ppl_vae.models import M1, M2
 
 SCRIPT = Path(__file__).parent.parent / "examples/m1_m2.py"
 EPOCHS = ("--m1-epochs", "8", "--m1-batch-size", "100", "--epochs", "2", "--batch-size", "300")
-START = ("--start-epochs", "1")
 SHORT = (
     *EPOCHS,
-    *START,
     "--splits",
     "1",
     "--labels",
@@ -64,7 +61,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_a_short_run(run: Run, tmp_path: Path) -> None:
     status, out, err = run("--joint-epochs", "1")
     assert status == 0, err
-    for text in ("1097 training images", "M1 + SVM", "M1 + TSVM", "M1+M2, joint"):
+    for text in ("1097 training images", "M1 + SVM", "M1+M2, joint"):
         assert text in out
     assert "joint, 30 labels, split 1/1: epoch 1/1" in err
     for name in PICTURES:
@@ -89,7 +86,6 @@ WRONG = {
     "unknown data": (("--data", "cifar"), "digits"),
     "fewer labels than classes": (("--labels", "20", "9"), "n_labels should be in 10..1097"),
     "no splits": (("--splits", "0"), "splits should be at least 1, was 0"),
-    "no start": (("--start-epochs", "-1"), "start_epochs should be at least 0, was -1"),
     "no joint training": (("--joint-epochs", "-1"), "joint_epochs should be at least 0, was -1"),
     "no epochs of M1": (("--m1-epochs", "0"), "epochs should be a whole number of at least 1"),
     "no warm-up": (("--m1-warmup", "0"), "epochs should be a whole number of at least 1, was 0"),
@@ -123,24 +119,6 @@ def test_m1_without_inactive_features(script: dict[str, Any]) -> None:
     z = torch.randn(7, 4)
     z[:, [0, 2]] = 0
     torch.testing.assert_close(small.decoder(z[:, kept]).mean, m1.decoder(z).mean)
-
-
-def test_the_transductive_machine_learns_from_the_unlabelled(script: dict[str, Any]) -> None:
-    """Ten overlapping classes in ten dimensions, and two labels of each."""
-    y = np.repeat(np.arange(10), 60)
-    corners = 3 * np.eye(10, dtype=np.float32)[y]
-    parts = []
-    for seed in range(3):
-        mean = np.random.default_rng(seed).normal(corners).astype(np.float32)
-        parts.append(NormalFeatures(mean, np.full_like(mean, 0.01)))
-    pixels = np.zeros((len(y), 1), np.float32)
-    images = Splits(*[Images(pixels, y, (1, 1), 10, "corners", "none")] * 3)
-    known = hide_labels(y, 20, 0, 10)
-    settings, features = script["Settings"](), script["Features"](*parts)
-    inductive, transductive, guesses = script["train_svms"](settings, images, features, known, 0)
-    assert 5 < transductive.error < 0.8 * inductive.error
-    assert 0 < np.mean(guesses != y) < inductive.error / 100
-    np.testing.assert_array_equal(guesses[known >= 0], y[known >= 0])
 
 
 def test_table_and_errors_by_hand(script: dict[str, Any]) -> None:
