@@ -1,6 +1,6 @@
 """What the scripts that compare densities share: their flags, the training, the table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from cli import file_name, mean_and_error
 from torch import Tensor
 
 from ppl_vae import data, fit, log_likelihood, mean_loss
-from ppl_vae.checks import check_whole, mean_of
+from ppl_vae.checks import check_positive, check_whole, mean_of
 from ppl_vae.data import Splits
 from ppl_vae.inference import ExponentialDecay
 from ppl_vae.models import Model
@@ -63,11 +63,19 @@ def load(settings: DensitySettings) -> Splits:
     images: Splits = getattr(data, settings.data)(settings.binarisation)
     check_whole("test_images", settings.test_images, 2)
     check_whole("k", settings.k, 1)
+    check_positive("lr", settings.lr)
+    check_positive("lr_end", settings.lr_end)
     if settings.test_images > len(images.test):
         raise ValueError(
             f"test_images should be at most {len(images.test)}, was {settings.test_images}"
         )
     return images
+
+
+def check_some(name: str, values: Sequence[Any]) -> None:
+    """A flag that takes a list was given at least one value."""
+    if not values:
+        raise ValueError(f"{name} should be at least one, was none")
 
 
 def train(

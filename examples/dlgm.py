@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, load, table, train
+from density import DensitySettings, Result, check_some, load, table, train
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
@@ -65,6 +65,7 @@ DEFAULTS = {
 
 
 def main(settings: Settings) -> None:
+    check_some("covariances", settings.covariances)
     check_fraction("missing", settings.missing)
     images = load(settings)
     results: dict[str, Result] = {}
@@ -117,12 +118,12 @@ def imputed(model: DLGM, test: Images, settings: Settings) -> tuple[Figure, list
     rows = np.stack([x, gap, *states])[:, :10]
     labels = ["image", "observed", "step 0", *(f"step {n}" for n in np.cumsum(STEPS))]
     grid = plots.image_grid(rows, test.image_shape, row_labels=labels)
-    hidden = ~observed
+    wrong = [100 * np.sum(state != x) / max(np.sum(~observed), 1) for state in states]
     lines = [
         f"{settings.missing:.0%} of the pixels missing; of these are wrong after "
         + ", ".join(
-            f"{step} steps {100 * np.mean(state[hidden] != x[hidden]):.1f} %"
-            for step, state in zip((0, *np.cumsum(STEPS)), states, strict=True)
+            f"{step} steps {percent:.1f} %"
+            for step, percent in zip((0, *np.cumsum(STEPS)), wrong, strict=True)
         )
     ]
     return grid.figure, lines

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, load, table, train
+from density import DensitySettings, Result, check_some, load, table, train
 
 from ppl_vae import plots
 from ppl_vae.inference import kl_per_site
@@ -58,6 +58,7 @@ DEFAULTS = {
 
 
 def main(settings: Settings) -> None:
+    check_some("models", settings.models)
     images = load(settings)
     results: dict[str, Result] = {}
     for name in settings.models:

@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, load, table, train
+from density import DensitySettings, Result, check_some, load, table, train
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
+from ppl_vae.checks import check_whole
 from ppl_vae.data import Images
 from ppl_vae.inference import ELBO, Warmup, kl_per_site
 from ppl_vae.models import HierarchicalVAE, LadderVAE
@@ -94,6 +95,10 @@ def main(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> None:
+    """The flags that nothing else checks, or not before the first model is trained."""
+    check_some("models", settings.models)
+    check_some("layers", settings.layers)
+    check_whole("warmup", settings.warmup, 1)
     most = min(len(settings.z_dims), len(settings.hidden))
     for layers in settings.layers:
         if not 1 <= layers <= most:

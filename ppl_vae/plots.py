@@ -9,6 +9,9 @@ from matplotlib.axes import Axes
 
 from ppl_vae.runs import History
 
+FEW = 4
+"""So many curves leave room for their legend among them."""
+
 
 def curves(
     histories: Mapping[str, Sequence[History]], column: str = "loss", ax: Axes | None = None
@@ -20,7 +23,7 @@ def curves(
         column: Which number of the history.
         ax: Where to draw.
     """
-    ax = _axes(ax, (5.0, 3.5))
+    ax = _axes(ax, (5.0 if len(histories) <= FEW else 7.0, 3.5))
     for number, (name, runs) in enumerate(histories.items()):
         colour = f"C{number}"
         for run in runs:
@@ -29,7 +32,7 @@ def curves(
         ax.plot(runs[0]["epoch"], mean, color=colour, linewidth=2.0, label=name)
     ax.set_xlabel("epoch")
     ax.set_ylabel(column.replace("_", " "))
-    ax.legend(frameon=False)
+    _legend(ax, beside=len(histories) > FEW)
     return ax
 
 
@@ -83,14 +86,14 @@ def bars(groups: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> A
         ax: Where to draw.
     """
     places = list(dict.fromkeys(name for values in groups.values() for name in values))
-    ax = _axes(ax, (1.2 + 1.0 * max(len(places), 3), 3.5))
+    ax = _axes(ax, (3.2 + 1.0 * max(len(places), 3), 3.5))
     width = 0.8 / max(len(groups), 1)
     for number, (group, values) in enumerate(groups.items()):
         offset = (number - (len(groups) - 1) / 2) * width
         at = [places.index(name) + offset for name in values]
         ax.bar(at, list(values.values()), width, color=f"C{number}", label=group)
     ax.set_xticks(range(len(places)), places)
-    ax.legend(frameon=False)
+    _legend(ax, beside=True)
     return ax
 
 
@@ -116,6 +119,14 @@ def scatter(
         ax.scatter(at[:, 0], at[:, 1], s=5.0, color=colour, linewidths=0.0, label=name)
     ax.legend(frameon=False, markerscale=3.0)
     return ax
+
+
+def _legend(ax: Axes, beside: bool) -> None:
+    """A legend right of the axes, or where it covers least of what is drawn."""
+    if beside:
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    else:
+        ax.legend(frameon=False)
 
 
 def _label(axis: Any, labels: Sequence[str] | None, size: int) -> None:

@@ -1,64 +1,34 @@
 """The quadrants example as a user runs it: which pixels are seen, a short run, wrong flags."""
 
-import runpy
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from example_support import Run, drawn, help_of, refused, trained_nothing
 
 from ppl_vae import digits, files
 from ppl_vae.data import Dynamic
 from ppl_vae.models import CVAE, Baseline
 from ppl_vae.runs import part
 
-SCRIPT = Path(__file__).parent.parent / "examples/cvae_quadrants.py"
+SCRIPT = "cvae_quadrants.py"
 SHORT = ("--epochs", "2", "--baseline-epochs", "2", "--hidden", "8", "--z-dim", "2", "--k", "3")
 FEW = ("--quadrants", "1", "3", "--test-images", "20")
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a run printed, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
+@pytest.fixture
+def run(run_example: Run) -> Run:
+    """Runs the script with short flags before these."""
+    return partial(run_example, SCRIPT, *SHORT, *FEW)
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the script with these flags, and --out in the test's folder, in this process."""
-
-    def go(*flags: str) -> Done:
-        monkeypatch.syspath_prepend(SCRIPT.parent)  # as `python examples/...` does
-        command = [str(SCRIPT), *SHORT, *FEW, "--out", str(tmp_path), *flags]
-        monkeypatch.setattr(sys, "argv", command)
-        status = 0
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        except SystemExit as error:
-            status = int(error.code or 0)
-        finally:
-            plt.close("all")
-        return Done(status, *capsys.readouterr())
-
-    return go
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The script's functions."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    return runpy.run_path(str(SCRIPT))
+def script(contents_of: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """What the script defines."""
+    return contents_of(SCRIPT)
 
 
 SEEN = {
@@ -91,12 +61,11 @@ def test_condition_and_target_are_the_two_parts_of_an_image(
 
 
 def test_help_in_a_fresh_process() -> None:
-    command = [sys.executable, "-W", "error", str(SCRIPT), "--data", "mnist", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "10000" in done.stdout  # the defaults of --data mnist
+    text = help_of(SCRIPT, "--data", "mnist")
+    assert "10000" in text  # the defaults of --data mnist
     for flag in ("--quadrants", "--no-baseline", "--alpha", "--k", "--test-images", "--resume"):
-        assert flag in done.stdout
-    assert "three are hidden" in done.stdout
+        assert flag in text
+    assert "three are hidden" in text
 
 
 def test_a_short_run(run: Run, tmp_path: Path) -> None:
@@ -105,9 +74,7 @@ def test_a_short_run(run: Run, tmp_path: Path) -> None:
     assert "CVAE IS" in done.out
     assert "cvae, 3 seen: epoch 2/2" in done.err
     assert "paper" not in done.out  # whose numbers are on MNIST
-    for name in ("curves.png", "completions_1.png", "completions_3.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-        assert str(tmp_path / name) in done.out
+    drawn(done, tmp_path, ("curves.png", "completions_1.png", "completions_3.png"))
     first = Baseline.load(tmp_path / "baseline_1.safetensors")
     model = CVAE.load(tmp_path / "cvae_1.safetensors")
     assert (first.c_dim, first.x_dim) == (model.c_dim, model.x_dim) == (16, 48)
@@ -116,9 +83,7 @@ def test_a_short_run(run: Run, tmp_path: Path) -> None:
         assert np.array_equal(model.baseline.state_dict()[name], value)
         assert np.array_equal(first.baseline.state_dict()[name], value)
 
-    again = run("--alpha", "0.5", "--decoder-sees-c", "--resume")
-    assert again.out == done.out  # the times too: nothing was trained again
-    assert "epoch" not in again.err
+    trained_nothing(run("--alpha", "0.5", "--decoder-sees-c", "--resume"), done)
 
 
 def test_without_a_baseline(run: Run, tmp_path: Path) -> None:
@@ -147,14 +112,10 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_flags_get_one_message(name: str, run: Run) -> None:
     flags, message = WRONG[name]
-    done = run(*flags)
-    assert done.status == 2, done.err
-    assert message in done.err
-    assert "Traceback" not in done.err
+    refused(run(*flags), message)
 
 
 def test_the_checkpoint_of_another_run(run: Run) -> None:
     assert run("--quadrants", "1").status == 0
     done = run("--quadrants", "1", "--resume", "--activation", "tanh")
-    assert done.status == 2
-    assert "resume should go on with the run of" in done.err
+    refused(done, "resume should go on with the run of")

@@ -1,8 +1,7 @@
 """examples/m1_m2.py as a user runs it, and its parts by number."""
 
-import runpy
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from example_support import Run, drawn, help_of, refused, trained_nothing
 
 from ppl_vae.models import M1, M2
 
-SCRIPT = Path(__file__).parent.parent / "examples/m1_m2.py"
+SCRIPT = "m1_m2.py"
 EPOCHS = ("--m1-epochs", "8", "--m1-batch-size", "100", "--epochs", "2", "--batch-size", "300")
 SHORT = (
     *EPOCHS,
@@ -29,56 +29,44 @@ SHORT = (
 )
 PICTURES = {"errors.png", "curves.png", "features.png", "analogies.png"}
 
-Run = Callable[..., tuple[int, str, str]]
+
+@pytest.fixture
+def run(run_example: Run) -> Run:
+    """Runs the script with short flags before these."""
+    return partial(run_example, SCRIPT, *SHORT)
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the script with these flags; its exit status, what it printed, and its errors."""
-
-    def go(*flags: str) -> tuple[int, str, str]:
-        monkeypatch.syspath_prepend(SCRIPT.parent)
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *SHORT, "--out", str(tmp_path), *flags])
-        status = 0
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        except SystemExit as error:
-            status = int(error.code or 0)
-        finally:
-            plt.close("all")
-        return status, *capsys.readouterr()
-
-    return go
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def script(contents_of: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     """What the script defines."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    return runpy.run_path(str(SCRIPT))
+    return contents_of(SCRIPT)
+
+
+def test_help_in_a_fresh_process() -> None:
+    text = help_of(SCRIPT, "--data", "mnist")
+    assert "(default: mnist)" in text
+    for flag in ("--labels", "--m1-epochs", "--joint-epochs", "--alpha", "--device", "--resume"):
+        assert flag in text
 
 
 def test_a_short_run(run: Run, tmp_path: Path) -> None:
-    status, out, err = run("--joint-epochs", "1")
-    assert status == 0, err
+    done = run("--joint-epochs", "1")
+    assert done.status == 0, done.err
     for text in ("1097 training images", "M1 + SVM", "M1+M2, joint"):
-        assert text in out
-    assert "joint, 30 labels, split 1/1: epoch 1/1" in err
-    for name in PICTURES:
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert text in done.out
+    assert "joint, 30 labels, split 1/1: epoch 1/1" in done.err
+    drawn(done, tmp_path, PICTURES)
     features = M1.load(tmp_path / "m1.safetensors").features(np.zeros((3, 64), np.float32))[0]
     for n in (20, 30):
         assert M2.load(tmp_path / f"m2_{n}.safetensors").predict(features).shape == (3,)
 
-    again = run("--joint-epochs", "1", "--resume")
-    assert again[1] == out  # the times too: nothing was trained again
-    assert "epoch" not in again[2]
+    trained_nothing(run("--joint-epochs", "1", "--resume"), done)
 
 
 def test_no_joint_training_by_default(run: Run, tmp_path: Path) -> None:
-    status, out, err = run("--labels", "20")
-    assert status == 0, err
-    assert "M1+M2, joint" not in out
+    done = run("--labels", "20")
+    assert done.status == 0, done.err
+    assert "M1+M2, joint" not in done.out
     assert not (tmp_path / "joint").exists()
 
 
@@ -96,12 +84,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_flags_get_one_message(name: str, run: Run, tmp_path: Path) -> None:
+def test_wrong_flags_get_one_message(name: str, run: Run) -> None:
     flags, message = WRONG[name]
-    status, _, err = run(*flags)
-    assert status == 2, err
-    assert message in err
-    assert "Traceback" not in err
+    refused(run(*flags), message)
 
 
 def test_m1_without_inactive_features(script: dict[str, Any]) -> None:

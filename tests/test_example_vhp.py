@@ -1,61 +1,30 @@
 """The VHP example as a user runs it: a short run, what it draws, wrong flags."""
 
-import runpy
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
+from example_support import Run, drawn, help_of, refused, trained_nothing
 
 from ppl_vae.models import VHP, Model
 
-SCRIPT = Path(__file__).parent.parent / "examples/vhp.py"
+SCRIPT = "vhp.py"
 SHORT = ("--epochs", "2", "--hidden", "8", "--z-dim", "3", "--zeta-dim", "2", "--k", "3")
 FEW = ("--test-images", "20", "--nodes", "60", "--k-prior", "2")
 PICTURES = ("curves.png", "latents.png", "interpolations.png")
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a run printed, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the script with these flags, and --out in the test's folder, in this process."""
-
-    def go(*flags: str) -> Done:
-        monkeypatch.syspath_prepend(SCRIPT.parent)  # as `python examples/...` does
-        command = [str(SCRIPT), *SHORT, *FEW, "--out", str(tmp_path), *flags]
-        monkeypatch.setattr(sys, "argv", command)
-        status = 0
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        except SystemExit as error:
-            status = int(error.code or 0)
-        finally:
-            plt.close("all")
-        return Done(status, *capsys.readouterr())
-
-    return go
+def run(run_example: Run) -> Run:
+    """Runs the script with short flags before these."""
+    return partial(run_example, SCRIPT, *SHORT, *FEW)
 
 
 def test_help_in_a_fresh_process() -> None:
-    command = [sys.executable, "-W", "error", str(SCRIPT), "--data", "mnist", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "5000" in done.stdout  # draws per image, because of --data mnist
+    text = help_of(SCRIPT, "--data", "mnist")
+    assert "5000" in text  # draws per image, because of --data mnist
     for flag in ("--tolerance", "--k-prior", "--zeta-dim", "--neighbours", "--device", "--resume"):
-        assert flag in done.stdout
+        assert flag in text
 
 
 @pytest.mark.parametrize("z_dim", ["2", "3"])
@@ -65,16 +34,12 @@ def test_a_short_run(z_dim: str, run: Run, tmp_path: Path) -> None:
     assert "1097 training images, 2 epochs" in done.out
     assert "the first 20, importance sampling with k = 3" in done.out
     assert "tolerance 30 and 2 draws of zeta" in done.out
-    for name in PICTURES:
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-        assert str(tmp_path / name) in done.out
+    drawn(done, tmp_path, PICTURES)
     model = Model.load(tmp_path / "vhp.safetensors")
     assert isinstance(model, VHP)
     assert model.sample(1)["z"].shape == (1, int(z_dim))
     if z_dim == "3":
-        again = run("--z-dim", z_dim, "--tolerance", "30", "--resume")
-        assert again.out == done.out  # the times too: nothing was trained again
-        assert "epoch" not in again.err
+        trained_nothing(run("--z-dim", z_dim, "--tolerance", "30", "--resume"), done)
 
 
 def test_the_networks_start_alike_and_have_the_same_sizes(run: Run, tmp_path: Path) -> None:
@@ -101,7 +66,4 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_flags_get_one_message(name: str, run: Run) -> None:
     flags, message = WRONG[name]
-    done = run(*flags)
-    assert done.status == 2, done.err
-    assert message in done.err
-    assert "Traceback" not in done.err
+    refused(run(*flags), message)

@@ -3,8 +3,11 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 
 from ppl_vae import plots
+from ppl_vae.runs import History
 
 
 def test_scatter_draws_each_group_on_the_axes_it_is_given() -> None:
@@ -29,3 +32,25 @@ def test_bars_stand_side_by_side_at_their_names() -> None:
     assert [label.get_text() for label in ax.get_xticklabels()] == ["z_1", "z_2"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["one", "two"]
     plt.close("all")
+
+
+@pytest.mark.parametrize("n", [plots.FEW, plots.FEW + 1])
+def test_a_legend_without_room_among_the_curves_stands_beside_them(n: int) -> None:
+    history = History(None, [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.0}], None)
+    ax = plots.curves({f"a model of a long name, {i}": [history] for i in range(n)})
+    assert (legend(ax).x0 >= ax.get_window_extent().x1) == (n > plots.FEW)
+    plt.close("all")
+
+
+def test_the_legend_of_bars_stands_beside_them_and_in_the_picture() -> None:
+    ax = plots.bars({f"a model of a long name, {i}": {"z_1": 1.0} for i in range(8)})
+    assert legend(ax).x0 >= ax.get_window_extent().x1
+    assert legend(ax).x1 <= ax.figure.bbox.x1
+    assert legend(ax).y0 >= ax.figure.bbox.y0
+    plt.close("all")
+
+
+def legend(ax: Axes) -> Bbox:
+    """Where the legend is, in pixels."""
+    ax.figure.canvas.draw()
+    return ax.get_legend().get_window_extent()
