@@ -54,12 +54,13 @@ DEFAULTS = {
     "digits": Settings(),
     "mnist": Settings(
         data="mnist",
-        epochs=120,
+        epochs=50,
+        batch_size=200,
         lr=2e-3,
         k=5000,
         test_images=1000,
-        z_dims=(200,),
-        hidden=(200, 200),
+        z_dims=(50,),
+        hidden=(500, 500),
     ),
 }
 

@@ -61,6 +61,8 @@ class Settings:
     """Step sizes of Adam for M1 in the first and in the last epoch."""
     m1_hidden: Layers = (128,)
     """Sizes of the hidden layers of M1's networks."""
+    m1_activation: Literal["softplus", "tanh", "relu"] = "softplus"
+    """Activation of M1's hidden layers."""
     m1_z_dim: int = 10
     """Size of M1's latent variable: the number of features."""
     epochs: int = 30
@@ -76,7 +78,7 @@ class Settings:
     z_dim: int = 4
     """Size of M2's latent variable ("style")."""
     activation: Literal["softplus", "tanh", "relu"] = "softplus"
-    """Activation of all hidden layers."""
+    """Activation of M2's hidden layers."""
     alpha: float = 1.0
     """Weight of the classification loss (equation 9)."""
     joint_epochs: int = 0
@@ -174,12 +176,12 @@ def train_m1(settings: Settings, images: Splits) -> History:
     """The VAE, fitted to all training images without their labels."""
     torch.manual_seed(settings.seed)
     x_dim = images.train.x.shape[1]
-    m1 = M1(x_dim, settings.m1_z_dim, settings.m1_hidden, settings.activation)
+    m1 = M1(x_dim, settings.m1_z_dim, settings.m1_hidden, settings.m1_activation)
     m1.decoder.start_at(mean_of(images.train.x).mean(0))
     return fit(
         m1,
         images.train.x,
-        ELBO(beta=Warmup(settings.m1_warmup)),
+        ELBO(analytic_kl=True, beta=Warmup(settings.m1_warmup)),
         epochs=settings.m1_epochs,
         batch_size=settings.m1_batch_size,
         lr=decay(settings.m1_lr, settings.m1_epochs),
@@ -199,7 +201,7 @@ def without_inactive(settings: Settings, m1: M1, x: Any) -> M1:
         weights |= {f"{name}.{key}": weights[f"{name}.{key}"][active] for key in ("weight", "bias")}
     first = "decoder.trunk.layers.0.weight"
     weights[first] = weights[first][:, active]
-    small = M1(m1.x_dim, int(active.sum()), settings.m1_hidden, settings.activation)
+    small = M1(m1.x_dim, int(active.sum()), settings.m1_hidden, settings.m1_activation)
     return small.with_weights(weights).to(m1.device)
 
 

@@ -66,7 +66,7 @@ DEFAULTS = {
     "digits": Settings(),
     "mnist": Settings(
         data="mnist",
-        epochs=70,
+        epochs=40,
         batch_size=128,
         k=5000,
         test_images=1000,
