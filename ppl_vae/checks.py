@@ -110,6 +110,20 @@ def check_fraction(name: str, value: Any) -> None:
         raise ValueError(f"{name} should be a number in [0, 1], was {value!r}")
 
 
+def check_alpha(alpha: Any) -> None:
+    """`alpha`, of a Renyi bound, is a number other than 1, or minus infinity."""
+    if not (isinstance(alpha, Real) and -np.inf <= float(alpha) < np.inf):
+        raise ValueError(f"alpha should be a number or -inf, was {alpha!r}")
+    if alpha == 1:
+        raise ValueError("alpha should not be 1, of which the limit is the ELBO: use ELBO(k)")
+
+
+def check_order(n: Any) -> None:
+    """`n`, of a chi upper bound, is a finite number above 1."""
+    if not (isinstance(n, Real) and 1 < float(n) < np.inf):
+        raise ValueError(f"n should be a number above 1, was {n!r}")
+
+
 def check_whole(name: str, value: Any, least: int) -> None:
     """`value` is an integer, of any kind, and at least `least`."""
     if not (isinstance(value, Integral) and int(value) >= least):

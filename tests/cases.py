@@ -99,6 +99,7 @@ def partly_labelled(seed: int) -> Data:
 VAE = {"x_dim": X_DIM, "z_dim": Z_DIM, "hidden": (5, 4)}
 M2 = {"x_dim": X_DIM, "n_classes": N_CLASSES, "z_dim": Z_DIM, "hidden": (5, 4)}
 GAUSSIAN = Part("DiagNormalNet", {"in_dims": Z_DIM, "out_dim": X_DIM, "hidden": (5,)})
+REAL_VAE = Part("VAE", {**VAE, "decoder": GAUSSIAN})
 TANH = {"in_dims": X_DIM, "out_dim": Z_DIM, "hidden": (3,), "activation": "tanh"}
 PARTS = {"prior": Part("StandardNormal", {"z_dim": Z_DIM}), "encoder": Part("DiagNormalNet", TANH)}
 HIERARCHICAL = {"x_dim": X_DIM, "z_dims": (3, Z_DIM), "hidden": ((5, 4), (4,))}
@@ -112,6 +113,8 @@ DLGM_2 = {**DLGM, "z_dims": (Z_DIM, 3), "hidden": ((5,), (4,)), "covariance": "r
 VHP = {"x_dim": X_DIM, "z_dim": Z_DIM, "zeta_dim": 3, "hidden": (5, 4), "activation": "tanh"}
 CVAE = {"x_dim": X_DIM, "c_dim": 2, "z_dim": Z_DIM, "hidden": (5, 4)}
 BASELINE = {"x_dim": X_DIM, "hidden": (5, 4)}
+SBN = {"x_dim": X_DIM, "z_dims": (6, Z_DIM)}
+CATEGORIES = {"x_dim": X_DIM, "z_dims": (3, Z_DIM), "hidden": ((5,), (4,)), "n_categories": 3}
 GUESS = Part("BernoulliNet", {"in_dims": N_CLASSES, "out_dim": X_DIM, "hidden": (3,)})
 STACKED = {"z_dims": (4, Z_DIM), "hidden": ((5,), (4,))}
 M1M2 = {"x_dim": X_DIM, "n_classes": N_CLASSES, **STACKED}
@@ -119,7 +122,14 @@ CLASSIFIER = {"x_dim": X_DIM, "n_classes": N_CLASSES, "hidden": (5,)}
 
 CASES = (
     Case("vae", Part("VAE", VAE), pixels),
-    Case("vae-gaussian", Part("VAE", {**VAE, "decoder": GAUSSIAN}), reals, Part("ELBO", {"k": 2})),
+    Case("vae-gaussian", REAL_VAE, reals, Part("ELBO", {"k": 2})),
+    Case("iwae", REAL_VAE, reals, Part("IWAE", {"k": 3})),
+    Case("miwae", REAL_VAE, reals, Part("MIWAE", {"m": 2, "k": 3})),
+    Case("ciwae", REAL_VAE, reals, Part("CIWAE", {"beta": 0.5, "k": 3})),
+    Case("renyi", REAL_VAE, reals, Part("Renyi", {"alpha": 0.5, "k": 3})),
+    Case("cubo", REAL_VAE, reals, Part("CUBO", {"n": 1.5, "k": 20}), unused="decoder."),
+    Case("stl", REAL_VAE, reals, Part("STL", {"k": 2})),
+    Case("dreg", REAL_VAE, reals, Part("DReG", {"k": 3})),
     Case("vae-parts", Part("VAE", {**VAE, **PARTS}), pixels, Part("ELBO", {"analytic_kl": True})),
     Case("hierarchical", Part("HierarchicalVAE", HIERARCHICAL), pixels),
     Case(
@@ -149,6 +159,14 @@ CASES = (
     Case("baseline-masked", Part("Baseline", {**BASELINE, "c_dim": N_CLASSES}), masked_by_class),
     Case("vhp", Part("VHP", VHP), pixels),
     Case("vhp-geco", Part("VHP", VHP), pixels, Part("GECO", {"tolerance": 3.0, "k": 2})),
+    Case("sbn", Part("SBN", SBN), pixels, Part("ELBO", {"k": 10})),
+    Case("sbn-categorical", Part("SBN", CATEGORIES), pixels, Part("ELBO", {"k": 10})),
+    Case(
+        "conditional-sbn",
+        Part("ConditionalSBN", {**SBN, "c_dim": N_CLASSES, "z_dims": (4, Z_DIM)}),
+        masked_by_class,
+        Part("ELBO", {"k": 5}),
+    ),
     Case("gsnn", Part("GSNN", CVAE), conditioned),
     Case("cvae", Part("CVAE", CVAE), conditioned, Part("ELBO", {"k": 2})),
     Case(
@@ -175,3 +193,5 @@ CASES = (
     ),
     Case("classifier", Part("Classifier", CLASSIFIER), labelled),
 )
+# Each model once: for what does not depend on the objective.
+PAIRS = tuple({(repr(case.model), case.data): case for case in CASES[::-1]}.values())[::-1]

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from cases import CASES, Part
+from cases import CASES, PAIRS, Part
 from port_support import jax, jnp, key, make_pair, numpyro
 from support import CASE, run_python
 
@@ -21,7 +21,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("case", CASES, **IDS)
+@pytest.mark.parametrize("case", PAIRS, **IDS)
 def test_weights_travel_both_ways(case):
     model, port = make_pair(case.model)
     there = port.with_weights(model.state_dict())
@@ -31,7 +31,7 @@ def test_weights_travel_both_ways(case):
     assert all(torch.equal(v, back.state_dict()[n]) for n, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("case", CASES, **IDS)
+@pytest.mark.parametrize("case", PAIRS, **IDS)
 def test_files_travel_both_ways(case, tmp_path):
     model, port = make_pair(case.model)
     model.save(tmp_path / "a")

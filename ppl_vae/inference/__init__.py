@@ -1,22 +1,32 @@
 """The catalogue of objectives, and how they are used."""
 
+from ppl_vae.inference.dreg import STL, DReG
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.evaluate import kl_per_site, mean_loss
 from ppl_vae.inference.fit import fit
 from ppl_vae.inference.geco import GECO
 from ppl_vae.inference.hybrid import Hybrid
 from ppl_vae.inference.impute import impute
+from ppl_vae.inference.iwae import CIWAE, IWAE, MIWAE
 from ppl_vae.inference.log_likelihood import log_likelihood
 from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.renyi import CUBO, Renyi
 from ppl_vae.inference.semi_supervised import SemiSupervised
 from ppl_vae.runs import History
 from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 
 __all__ = [
     # objectives
+    "CIWAE",
+    "CUBO",
+    "DReG",
     "ELBO",
     "GECO",
     "Hybrid",
+    "IWAE",
+    "MIWAE",
+    "Renyi",
+    "STL",
     "SemiSupervised",
     # their parts
     "Warmup",

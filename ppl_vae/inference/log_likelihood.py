@@ -1,7 +1,6 @@
 """The log-likelihood of a trained model, by importance sampling."""
 
 import math
-from functools import reduce
 from typing import Any
 
 import pyro
@@ -11,7 +10,8 @@ from torch import Tensor
 from ppl_vae.checks import check_whole, drawn_by
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
-from ppl_vae.inference.draws import Draws, draw
+from ppl_vae.inference.draws import draw
+from ppl_vae.inference.weights import log_weights
 from ppl_vae.models.base import Model, evaluating
 
 
@@ -69,20 +69,3 @@ def log_likelihood(
                 sums.append(log_weights(draws).logsumexp(0))
             estimates.append(torch.stack(sums).logsumexp(0) - math.log(k))
     return torch.cat(estimates)
-
-
-def log_weights(draws: Draws) -> Tensor:
-    """log p(x, z_i) - log q(z_i | x) of each particle and datum, shape (K, N).
-
-    Over enumerated sites both are summed: their values are not drawn from the guide.
-    """
-    for site in (*draws.model.values(), *draws.guide.values()):
-        if not site.local:
-            raise ValueError(
-                f"site {site.name!r} should lie in the data plate, but it belongs to all data"
-            )
-    drawn = [s for s in draws.guide.values() if not s.observed and s.enum_dim is None]
-    terms = [site.log_prob for site in draws.model.values()]
-    log_w = reduce(torch.add, [*terms, *(-site.log_prob for site in drawn)])
-    particles, n = log_w.shape[-2:]
-    return log_w.reshape(-1, particles, n).logsumexp(0)

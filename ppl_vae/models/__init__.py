@@ -18,10 +18,17 @@ from ppl_vae.models.nets import (
     CategoricalNet,
     ConcatLinear,
     DiagNormalNet,
+    FactorisedCategoricalNet,
     Network,
 )
 from ppl_vae.models.posteriors import RankOneNormal, RankOneNormalNet
-from ppl_vae.models.priors import StandardNormal, UniformCategorical
+from ppl_vae.models.priors import (
+    FactorisedBernoulli,
+    FactorisedCategorical,
+    StandardNormal,
+    UniformCategorical,
+)
+from ppl_vae.models.sbn import SBN, ConditionalSBN
 from ppl_vae.models.vae import VAE
 from ppl_vae.models.vhp import VHP
 
@@ -38,9 +45,12 @@ __all__ = [
     "CategoricalNet",
     "ConcatLinear",
     "DiagNormalNet",
+    "FactorisedCategoricalNet",
     # distributions of latent variables
     "StandardNormal",
     "UniformCategorical",
+    "FactorisedBernoulli",
+    "FactorisedCategorical",
     "RankOneNormal",
     "RankOneNormalNet",
     # one layer of latent variables
@@ -50,6 +60,9 @@ __all__ = [
     "LadderVAE",
     "DLGM",
     "VHP",
+    # layers of discrete latent variables
+    "SBN",
+    "ConditionalSBN",
     # conditions
     "Baseline",
     "GSNN",

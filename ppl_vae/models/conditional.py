@@ -33,6 +33,10 @@ class ConditionalModel(Model):
             p = p.base_dist.mask(mask.bool()).to_event(1)
         pyro.sample("x", p, obs=x)
 
+    def counted(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x with zeros in the place of entries that do not count, for the guide to see."""
+        return x if mask is None else torch.where(mask.bool(), x, torch.zeros_like(x))
+
     def check_conditioned(self, network: nn.Module, *data: Any) -> None:
         """Raises a ValueError unless `data` are what `network`, which gives p, is trained on."""
         check_arguments(data, ("c", "x"), ("c", "x", "mask"))

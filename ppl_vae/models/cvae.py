@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyro
-import torch
 from torch import Tensor, nn
 
 from ppl_vae.checks import check_whole
@@ -139,10 +138,8 @@ class CVAE(GSNN):
         self.encoder = encoder or DiagNormalNet(seen, z_dim, hidden, activation)
 
     def guide(self, c: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
-        if mask is not None:
-            x = torch.where(mask.bool(), x, torch.zeros_like(x))
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.encoder(x, *self.seen(c)))  # (3)
+            pyro.sample("z", self.encoder(self.counted(x, mask), *self.seen(c)))  # (3)
 
     def gsnn(self) -> GSNN:
         """The pair whose guide is the prior; its networks are this model's own."""

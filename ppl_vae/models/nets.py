@@ -263,3 +263,34 @@ class CategoricalNet(Network):
 
     def forward(self, *inputs: Tensor) -> dist.Categorical:
         return dist.Categorical(logits=self.logits(self.trunk(*inputs)))
+
+
+class FactorisedCategoricalNet(Network):
+    """prod_d Categorical(z_d | softmax(logits_d(h))), h = MLP(inputs), over out_dim units.
+
+    Args:
+        in_dims: Size of the input, or the sizes of several inputs.
+        out_dim: Number of units; values are integers of shape (..., out_dim).
+        n_categories: Number of categories of each.
+        hidden: Sizes of the hidden layers.
+        activation: Name of the activation.
+    """
+
+    def __init__(
+        self,
+        in_dims: int | Sequence[int],
+        out_dim: int,
+        n_categories: int,
+        hidden: Sequence[int],
+        activation: str = "softplus",
+    ) -> None:
+        super().__init__()
+        check_whole("out_dim", out_dim, 1)
+        check_whole("n_categories", n_categories, 2)
+        self.shape = (out_dim, n_categories)
+        self.trunk = MLP(in_dims, hidden, activation)
+        self.logits = nn.Linear(self.trunk.out_dim, out_dim * n_categories)
+
+    def forward(self, *inputs: Tensor) -> dist.Independent:
+        logits = self.logits(self.trunk(*inputs)).unflatten(-1, self.shape)
+        return dist.Independent(dist.Categorical(logits=logits), 1)

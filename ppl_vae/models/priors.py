@@ -2,6 +2,7 @@
 
 import pyro.distributions as dist
 import torch
+from torch import nn
 
 from ppl_vae.checks import check_whole
 from ppl_vae.models.nets import Network
@@ -34,3 +35,28 @@ class UniformCategorical(Network):
 
     def forward(self) -> dist.Categorical:
         return dist.Categorical(logits=self.logits)
+
+
+class FactorisedBernoulli(Network):
+    """prod_d Bernoulli(z_d | sigmoid(logits_d)) over z_dim units; the logits are learned."""
+
+    def __init__(self, z_dim: int) -> None:
+        super().__init__()
+        check_whole("z_dim", z_dim, 1)
+        self.logits = nn.Parameter(torch.zeros(z_dim))
+
+    def forward(self) -> dist.Independent:
+        return dist.Independent(dist.Bernoulli(logits=self.logits), 1)
+
+
+class FactorisedCategorical(Network):
+    """prod_d Categorical(z_d | softmax(logits_d)) over z_dim units; the logits are learned."""
+
+    def __init__(self, z_dim: int, n_categories: int) -> None:
+        super().__init__()
+        check_whole("z_dim", z_dim, 1)
+        check_whole("n_categories", n_categories, 2)
+        self.logits = nn.Parameter(torch.zeros(z_dim, n_categories))
+
+    def forward(self) -> dist.Independent:
+        return dist.Independent(dist.Categorical(logits=self.logits), 1)

@@ -1,22 +1,32 @@
 """The catalogue of objectives, as `ppl_vae.inference`."""
 
+from ppl_vae.numpyro.inference.dreg import STL, DReG
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.evaluate import kl_per_site, mean_loss
 from ppl_vae.numpyro.inference.fit import fit
 from ppl_vae.numpyro.inference.geco import GECO
 from ppl_vae.numpyro.inference.hybrid import Hybrid
 from ppl_vae.numpyro.inference.impute import impute
+from ppl_vae.numpyro.inference.iwae import CIWAE, IWAE, MIWAE
 from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.numpyro.inference.renyi import CUBO, Renyi
 from ppl_vae.numpyro.inference.semi_supervised import SemiSupervised
 from ppl_vae.runs import History
 from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 
 __all__ = [
     # objectives
+    "CIWAE",
+    "CUBO",
+    "DReG",
     "ELBO",
     "GECO",
     "Hybrid",
+    "IWAE",
+    "MIWAE",
+    "Renyi",
+    "STL",
     "SemiSupervised",
     # their parts
     "Warmup",

@@ -143,7 +143,7 @@ def _below(free_bits: float, draws: Draws, *, analytic_kl: bool, max_plate_nesti
                 f"free_bits should be 0 for latents that are not reparametrised, was {free_bits:g}"
                 f" with the site {site.name!r}"
             )
-        if not all(_same(s.scale, 1.0) and _same(s.mask, None) for s in (site, prior)):
+        if not all(same(s.scale, 1.0) and same(s.mask, None) for s in (site, prior)):
             raise ValueError(
                 f"free_bits should be 0 for sites with a scale or a mask, was {free_bits:g} with "
                 f"the site {site.name!r}"
@@ -167,13 +167,13 @@ def _log_joint(draws: Draws, beta: float | Array, leave_out: set[str]) -> Array:
             "analytic_kl should be False for a model that enumerates sites which the guide leaves "
             f"out ({[site.name for site in only_model]}), was True"
         )
-    if not _same(beta, 1.0):
+    if not same(beta, 1.0):
         raise ValueError(
             "beta should be 1 for a model that enumerates sites which the guide leaves out "
             f"({[site.name for site in only_model]}), was {beta}"
         )
     scale, mask = sites[0].scale, sites[0].mask
-    if not all(_same(site.scale, scale) and _same(site.mask, mask) for site in sites):
+    if not all(same(site.scale, scale) and same(site.mask, mask) for site in sites):
         raise ValueError(
             "all sites should have one scale and mask where the model sums over some of them"
         )
@@ -187,7 +187,7 @@ def _log_joint(draws: Draws, beta: float | Array, leave_out: set[str]) -> Array:
 def _kl(site: Site, draws: Draws, max_plate_nesting: int) -> Array:
     """KL(q || p) of a latent site in closed form, shape (..., K, N)."""
     prior = draws.model[site.name]
-    if not (_same(site.scale, prior.scale) and _same(site.mask, prior.mask)):
+    if not (same(site.scale, prior.scale) and same(site.mask, prior.mask)):
         raise ValueError(
             f"site {site.name!r} should have one scale and mask in model and guide for a closed "
             "form of its KL divergence: use analytic_kl=False"
@@ -207,7 +207,8 @@ def _kind(site: Site) -> str:
     return type(peel(site.fn)[0]).__name__
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two scales or two masks, numbers or arrays, are equal."""
     arrays = [isinstance(value, jax.Array | np.ndarray) for value in (a, b)]
     if a is b or not any(arrays):
         return a is b or bool(a == b)

@@ -1,6 +1,5 @@
 """The log-likelihood of a trained model, as `ppl_vae.inference.log_likelihood`."""
 
-from functools import reduce
 from typing import Any
 
 import jax
@@ -11,7 +10,8 @@ from jax.scipy.special import logsumexp
 
 from ppl_vae.checks import check_whole, drawn_by
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
-from ppl_vae.numpyro.inference.draws import Draws, draw
+from ppl_vae.numpyro.inference.draws import draw
+from ppl_vae.numpyro.inference.weights import log_weights
 from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
 
 
@@ -68,20 +68,3 @@ def log_likelihood(
             ]
         estimates.append(logsumexp(jnp.stack(sums), axis=0) - jnp.log(k))
     return jnp.concatenate(estimates)
-
-
-def log_weights(draws: Draws) -> Array:
-    """log p(x, z_i) - log q(z_i | x) of each particle and datum, shape (K, N).
-
-    Over enumerated sites both are summed: their values are not drawn from the guide.
-    """
-    for site in (*draws.model.values(), *draws.guide.values()):
-        if not site.local:
-            raise ValueError(
-                f"site {site.name!r} should lie in the data plate, but it belongs to all data"
-            )
-    drawn = [s for s in draws.guide.values() if not s.observed and s.enum_dim is None]
-    terms = [site.log_prob for site in draws.model.values()]
-    log_w = reduce(jnp.add, [*terms, *(-site.log_prob for site in drawn)])
-    particles, n = log_w.shape[-2:]
-    return jnp.asarray(logsumexp(log_w.reshape(-1, particles, n), axis=0))

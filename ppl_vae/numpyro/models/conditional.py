@@ -37,6 +37,10 @@ class ConditionalModel(Model):
             p = p.base_dist.mask(mask.astype(bool)).to_event(1)
         numpyro.sample("x", p, obs=x)
 
+    def counted(self, x: Array, mask: Array | None) -> Array:
+        """x with zeros in the place of entries that do not count, for the guide to see."""
+        return x if mask is None else jnp.where(mask.astype(bool), x, 0.0)
+
     def check_conditioned(self, network: Any, *data: Any) -> None:
         """Raises a ValueError unless `data` are what `network`, which gives p, is trained on."""
         check_arguments(data, ("c", "x"), ("c", "x", "mask"))

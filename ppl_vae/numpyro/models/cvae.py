@@ -5,7 +5,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpyro
 from jax import Array
 
@@ -132,10 +131,8 @@ class CVAE(GSNN):
         self.encoder = encoder or DiagNormalNet(seen, z_dim, hidden, activation, key=for_encoder)
 
     def guide(self, c: Array, x: Array, mask: Array | None = None) -> None:
-        if mask is not None:
-            x = jnp.where(mask.astype(bool), x, 0.0)
         with numpyro.plate("data", len(x)):
-            numpyro.sample("z", self.encoder(x, *self.seen(c)))  # (3)
+            numpyro.sample("z", self.encoder(self.counted(x, mask), *self.seen(c)))  # (3)
 
     def gsnn(self) -> GSNN:
         """The pair whose guide is the prior, with this model's networks."""

@@ -336,3 +336,33 @@ class CategoricalNet(Network):
 
     def __call__(self, *inputs: Array) -> dist.Distribution:
         return dist.Categorical(logits=self.logits(self.trunk(*inputs)))
+
+
+class FactorisedCategoricalNet(Network):
+    """prod_d Categorical(z_d | softmax(logits_d(h))), as the Pyro class of this name."""
+
+    trunk: MLP
+    logits: Linear
+    shape: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_dims: int | Sequence[int],
+        out_dim: int,
+        n_categories: int,
+        hidden: Sequence[int],
+        activation: str = "softplus",
+        *,
+        key: Array,
+    ) -> None:
+        check_whole("out_dim", out_dim, 1)
+        check_whole("n_categories", n_categories, 2)
+        self.shape = (out_dim, n_categories)
+        for_trunk, for_logits = jax.random.split(key)
+        self.trunk = MLP(in_dims, hidden, activation, key=for_trunk)
+        self.logits = Linear(self.trunk.out_dim, out_dim * n_categories, key=for_logits)
+
+    def __call__(self, *inputs: Array) -> dist.Distribution:
+        logits = self.logits(self.trunk(*inputs))
+        logits = logits.reshape(*logits.shape[:-1], *self.shape)
+        return dist.Categorical(logits=logits).to_event(1)

@@ -1,0 +1,46 @@
+"""What the bounds of several particles share, as `ppl_vae.inference.multi_sample`."""
+
+from abc import abstractmethod
+from typing import Any
+
+from jax import Array, lax
+
+from ppl_vae.numpyro.inference.draws import Program, draw
+from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.numpyro.inference.weights import check_per_datum, latents, log_weights, scale_of
+
+
+class MultiSample(Objective):
+    """Minus a bound of log p(x) by several particles, as `ppl_vae.inference.multi_sample`.
+
+    Args:
+        k: Number of particles K of a bound.
+        groups: Number of bounds, whose average is taken.
+        max_plate_nesting: Number of plate dimensions of the programs.
+    """
+
+    def __init__(self, k: int, *, groups: int = 1, max_plate_nesting: int = 1) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        self.groups = groups
+        self.num_particles = groups * k
+
+    @abstractmethod
+    def bound(self, log_w: Array) -> Array:
+        """The bound of each datum, (..., N), from log weights of shape (..., K, N)."""
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
+    ) -> Array:
+        settings = {"max_plate_nesting": self.max_plate_nesting, "key": key, **kwargs}
+        draws = draw(model, guide, *data, k=self.num_particles, **settings)
+        check_per_datum(draws)
+        bound = self.bound(self._grouped(log_weights(draws)))
+        scored = [site.log_prob for site in latents(draws) if site.scored]
+        if scored:
+            score = self._grouped(sum(scored[1:], start=scored[0])).sum(-2)
+            bound = bound + lax.stop_gradient(bound) * (score - lax.stop_gradient(score))
+        return -(scale_of(draws) * bound.mean(0)).sum()
+
+    def _grouped(self, value: Array) -> Array:
+        """(groups, K, N) of what has all particles in one dimension."""
+        return value.reshape(self.groups, self.k, -1)

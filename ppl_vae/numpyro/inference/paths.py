@@ -1,0 +1,119 @@
+"""Gradients by the path of the draws, as `ppl_vae.inference.paths`."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from numpyro import handlers
+from numpyro.primitives import Messenger
+
+from ppl_vae.numpyro.inference.draws import Draws, Program, draw
+from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.numpyro.inference.weights import (
+    check_per_datum,
+    latents,
+    log_guide,
+    log_weights,
+    scale_of,
+)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The guide's reparametrised draws, and what depends on them.
+
+    Attributes:
+        drawn: The draws by site, with the path z = g(noise, parameters).
+        cut: The same values as constants.
+        log_q: log q(z | x) at the constants, shape (K, N): it depends on parameters directly alone.
+        pull: The gradient by the constants of a sum of log weights with these coefficients.
+    """
+
+    drawn: dict[str, Array]
+    cut: dict[str, Array]
+    log_q: Array
+    pull: Callable[[Array], dict[str, Array]]
+
+    def along(self, weight: Array) -> Array:
+        """A number whose gradient is that of sum(weight log_w) along the paths alone."""
+        grads = lax.stop_gradient(self.pull(weight))
+        return sum(
+            ((grads[name] * value).sum() for name, value in self.drawn.items()),
+            start=jnp.zeros(()),
+        )
+
+
+class PathObjective(Objective):
+    """A loss for each datum by several particles, as `ppl_vae.inference.paths.PathObjective`.
+
+    Args:
+        k: Number of particles.
+        max_plate_nesting: Number of plate dimensions of the programs.
+    """
+
+    def __init__(self, k: int, *, max_plate_nesting: int = 1) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+
+    def check_draws(self, draws: Draws) -> None:
+        """Raises a ValueError that says for what sites there is no such loss."""
+        check_per_datum(draws)
+
+    @abstractmethod
+    def value(self, log_w: Array) -> Array:
+        """The loss of each datum, (N,), from log weights of shape (K, N)."""
+
+    @abstractmethod
+    def surrogate(self, draws: Draws, log_w: Array, scale: Array, paths: Paths) -> Array:
+        """A number whose gradient is that of the loss of all data."""
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
+    ) -> Array:
+        settings = {"max_plate_nesting": self.max_plate_nesting, "key": key, **kwargs}
+
+        def run() -> Draws:
+            return draw(model, guide, *data, k=self.k, **settings)
+
+        draws = run()
+        self.check_draws(draws)
+        log_w, paths = _with_paths(draws, run)
+        scale = scale_of(draws)
+        value = lax.stop_gradient((scale * self.value(log_w)).sum())
+        surrogate = self.surrogate(draws, log_w, scale, paths)
+        return value + (surrogate - lax.stop_gradient(surrogate))
+
+
+def _with_paths(draws: Draws, run: Callable[[], Draws]) -> tuple[Array, Paths]:
+    """log w as a function of the draws, by running the programs again at their values."""
+    values = {site.name: lax.stop_gradient(site.value) for site in latents(draws)}
+    drawn = {site.name: site.value for site in latents(draws) if not site.scored}
+
+    def at(cut: dict[str, Array]) -> tuple[Array, Array]:
+        # The first run has written to mutable sites (running statistics), this one does not.
+        with handlers.block(hide_fn=_is_mutable), _Given({**values, **cut}):
+            again = run()
+        return log_weights(again), log_guide(again)
+
+    cut = {name: values[name] for name in drawn}
+    log_w, vjp, log_q = jax.vjp(at, cut, has_aux=True)
+    return log_w, Paths(drawn, cut, log_q, lambda weight: vjp(weight)[0])
+
+
+def _is_mutable(msg: Any) -> bool:
+    return bool(msg["type"] == "mutable")
+
+
+class _Given(Messenger):  # type: ignore[misc]
+    """Gives the guide's draws their values; around all, so that random keys are as without it."""
+
+    def __init__(self, values: Mapping[str, Array]) -> None:
+        super().__init__()
+        self.values = values
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] == "sample" and not msg["is_observed"] and msg["value"] is None:
+            msg["value"] = self.values.get(msg["name"])

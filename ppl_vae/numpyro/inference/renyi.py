@@ -1,0 +1,64 @@
+"""Bounds by Renyi's and by the chi divergence, as `ppl_vae.inference.renyi`."""
+
+import math
+
+import jax
+from jax import Array, lax
+
+from ppl_vae.checks import check_alpha, check_order
+from ppl_vae.numpyro.inference.draws import Draws
+from ppl_vae.numpyro.inference.iwae import log_mean_exp
+from ppl_vae.numpyro.inference.multi_sample import MultiSample
+from ppl_vae.numpyro.inference.paths import PathObjective, Paths
+from ppl_vae.numpyro.inference.weights import latents
+
+
+class Renyi(MultiSample):
+    """Minus the variational Renyi bound, as `ppl_vae.inference.Renyi`.
+
+    Args:
+        alpha: Any number but 1, or `float("-inf")`.
+        k: Number of particles K.
+        max_plate_nesting: Number of plate dimensions of the programs.
+
+    Raises:
+        ValueError: alpha is 1; (when used) as `IWAE`.
+    """
+
+    def __init__(self, alpha: float, k: int, *, max_plate_nesting: int = 1) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_alpha(alpha)
+        self.alpha = alpha
+
+    def bound(self, log_w: Array) -> Array:
+        if math.isinf(self.alpha):
+            return log_w.max(-2)
+        return log_mean_exp((1 - self.alpha) * log_w) / (1 - self.alpha)
+
+
+class CUBO(PathObjective):
+    """The chi upper bound of log p(x), which trains the guide, as `ppl_vae.inference.CUBO`.
+
+    Args:
+        n: Order of the bound, above 1.
+        k: Number of particles K.
+        max_plate_nesting: Number of plate dimensions of the programs.
+
+    Raises:
+        ValueError: (when used) as `IWAE`.
+    """
+
+    def __init__(self, n: float, k: int, *, max_plate_nesting: int = 1) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_order(n)
+        self.n = n
+
+    def value(self, log_w: Array) -> Array:
+        return log_mean_exp(self.n * log_w) / self.n
+
+    def surrogate(self, draws: Draws, log_w: Array, scale: Array, paths: Paths) -> Array:
+        share = jax.nn.softmax(self.n * lax.stop_gradient(log_w), axis=0)
+        weight = (1 - self.n) * scale * share
+        if any(site.scored for site in latents(draws)):
+            return (weight * paths.log_q).sum() / self.n
+        return paths.along(weight)
