@@ -124,6 +124,12 @@ def check_order(n: Any) -> None:
         raise ValueError(f"n should be a number above 1, was {n!r}")
 
 
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """`value` is one of the words `choices`."""
+    if not (isinstance(value, str) and value in choices):
+        raise ValueError(f"{name} should be {' or '.join(choices)}, was {value!r}")
+
+
 def check_whole(name: str, value: Any, least: int) -> None:
     """`value` is an integer, of any kind, and at least `least`."""
     if not (isinstance(value, Integral) and int(value) >= least):

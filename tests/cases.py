@@ -161,6 +161,8 @@ CASES = (
     Case("vhp-geco", Part("VHP", VHP), pixels, Part("GECO", {"tolerance": 3.0, "k": 2})),
     Case("sbn", Part("SBN", SBN), pixels, Part("ELBO", {"k": 10})),
     Case("sbn-categorical", Part("SBN", CATEGORIES), pixels, Part("ELBO", {"k": 10})),
+    Case("vimco", Part("SBN", SBN), pixels, Part("VIMCO", {"k": 5})),
+    Case("tvo", Part("SBN", CATEGORIES), pixels, Part("TVO", {"k": 10, "partitions": 3})),
     Case(
         "conditional-sbn",
         Part("ConditionalSBN", {**SBN, "c_dim": N_CLASSES, "z_dims": (4, Z_DIM)}),

@@ -12,14 +12,15 @@ from support import CASE, copies, equal, make, objective_of, run_python, tensors
 from support import weights as weights_of
 
 from ppl_vae import fit
-from ppl_vae.inference import CUBO, DReG
+from ppl_vae.inference import CUBO, TVO, DReG
 from ppl_vae.inference.draws import draw
 from ppl_vae.inference.multi_sample import MultiSample
 from ppl_vae.models import Model
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # Objectives of which more particles change the variance alone.
-AVERAGES = [case for case in CASES if not isinstance(objective_of(case), MultiSample | CUBO | DReG)]
+BIASED = MultiSample | CUBO | DReG | TVO
+AVERAGES = [case for case in CASES if not isinstance(objective_of(case), BIASED)]
 
 
 def loss_of(case: Case, model: Model, seed: int = 0) -> torch.Tensor:

@@ -18,7 +18,7 @@ class MultiSample(Objective):
     of each w_i. Gradients are by reparametrisation; for latents that have none by the score
     function, unbiased but of a large variance:
 
-        d L + L sum_i d log q(z_i | x)                                                     (1)
+        d L + sum_i s_i d log q(z_i | x),   with s_i = L                                   (1)
 
     References:
         Mnih & Rezende, "Variational inference for Monte Carlo objectives", 2016,
@@ -39,17 +39,23 @@ class MultiSample(Objective):
     def bound(self, log_w: Tensor) -> Tensor:
         """The bound of each datum, (..., N), from log weights of shape (..., K, N)."""
 
+    def signal(self, bound: Tensor, log_w: Tensor) -> Tensor:
+        """s_i: what the score of each particle counts for, (..., K or 1, N), from numbers alone."""
+        return bound.unsqueeze(-2)
+
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, **kwargs: Any
     ) -> Tensor:
         settings = {"max_plate_nesting": self.max_plate_nesting, **kwargs}
         draws = draw(model, guide, *data, k=self.num_particles, **settings)
         check_per_datum(draws)
-        bound = self.bound(self._grouped(log_weights(draws)))
+        log_w = self._grouped(log_weights(draws))
+        bound = self.bound(log_w)
         scored = [site.log_prob for site in latents(draws) if site.scored]
         if scored:
-            score = self._grouped(sum(scored[1:], start=scored[0])).sum(-2)
-            bound = bound + bound.detach() * (score - score.detach())  # (1)
+            score = self._grouped(sum(scored[1:], start=scored[0]))
+            signal = self.signal(bound.detach(), log_w.detach())
+            bound = bound + (signal * (score - score.detach())).sum(-2)  # (1)
         return -(scale_of(draws) * bound.mean(0)).sum()
 
     def _grouped(self, value: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.objective import Objective
 from ppl_vae.numpyro.inference.renyi import CUBO, Renyi
 from ppl_vae.numpyro.inference.semi_supervised import SemiSupervised
+from ppl_vae.numpyro.inference.tvo import TVO
+from ppl_vae.numpyro.inference.vimco import VIMCO
 from ppl_vae.runs import History
 from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 
@@ -28,6 +30,8 @@ __all__ = [
     "Renyi",
     "STL",
     "SemiSupervised",
+    "TVO",
+    "VIMCO",
     # their parts
     "Warmup",
     # to build on

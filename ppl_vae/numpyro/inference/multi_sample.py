@@ -28,17 +28,23 @@ class MultiSample(Objective):
     def bound(self, log_w: Array) -> Array:
         """The bound of each datum, (..., N), from log weights of shape (..., K, N)."""
 
+    def signal(self, bound: Array, log_w: Array) -> Array:
+        """s_i: what the score of each particle counts for, (..., K or 1, N), from numbers alone."""
+        return bound[..., None, :]
+
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
     ) -> Array:
         settings = {"max_plate_nesting": self.max_plate_nesting, "key": key, **kwargs}
         draws = draw(model, guide, *data, k=self.num_particles, **settings)
         check_per_datum(draws)
-        bound = self.bound(self._grouped(log_weights(draws)))
+        log_w = self._grouped(log_weights(draws))
+        bound = self.bound(log_w)
         scored = [site.log_prob for site in latents(draws) if site.scored]
         if scored:
-            score = self._grouped(sum(scored[1:], start=scored[0])).sum(-2)
-            bound = bound + lax.stop_gradient(bound) * (score - lax.stop_gradient(score))
+            score = self._grouped(sum(scored[1:], start=scored[0]))
+            signal = self.signal(lax.stop_gradient(bound), lax.stop_gradient(log_w))
+            bound = bound + (signal * (score - lax.stop_gradient(score))).sum(-2)
         return -(scale_of(draws) * bound.mean(0)).sum()
 
     def _grouped(self, value: Array) -> Array:
