@@ -40,7 +40,7 @@ def run(run_example: Run) -> Run:
 
 
 MNIST = {
-    "dlgm": ("120", "200 200", "diagonal rank_one"),
+    "dlgm": ("50", "500 500", "diagonal rank_one"),
     "hierarchical_vae": ("350", "100 50", "1-layer 2-layer 2-layer-skip"),
     "ladder": ("100", "64 32 16 8 4", "VAE LVAE+BN+WU"),
 }
