@@ -129,6 +129,8 @@ def latents(test: Images, results: dict[str, Result]) -> Figure:
         codes, drawn = encode(result.model, test.x), as_numpy(result.model.sample(POINTS)["z"])
         ax.set_title(name)
         latent_space(ax, codes, drawn, test.y)
+        ax.get_legend().remove()
+    axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
