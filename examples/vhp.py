@@ -130,7 +130,7 @@ def latents(test: Images, results: dict[str, Result]) -> Figure:
         ax.set_title(name)
         latent_space(ax, codes, drawn, test.y)
         ax.get_legend().remove()
-    axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes[-1].legend(frameon=False, markerscale=3, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
