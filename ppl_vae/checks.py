@@ -28,6 +28,11 @@ def mean_of(value: Any) -> Any:
     return value.mean if drawn_by(value) else value
 
 
+def one_draw(data: tuple[Any, ...], seed: int) -> list[Any]:
+    """`data` with one draw of what is drawn anew, by the seed: the same in both backends."""
+    return [x.sample(seed) if drawn_by(x) else x for x in data]
+
+
 def check_lengths(*data: Any) -> int:
     """The number of data, which all arrays of `data` share and which is not zero."""
     if not data:

@@ -7,7 +7,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.checks import check_whole, drawn_by
+from ppl_vae.checks import check_whole, one_draw
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.draws import draw
@@ -53,8 +53,7 @@ def log_likelihood(
     """
     for name, number in (("k", k), ("batch_size", batch_size), ("particles", particles)):
         check_whole(name, number, 1)
-    # One draw of data that are drawn anew, the same in both backends.
-    arrays = [x.sample(seed) if drawn_by(x) else x for x in as_tuple(data)]
+    arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
     chunks = [min(particles, k - start) for start in range(0, k, particles)]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 
-from ppl_vae.checks import check_whole, drawn_by
+from ppl_vae.checks import check_whole, one_draw
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.inference.elbo import ELBO
@@ -34,8 +34,7 @@ def mean_loss(
     """
     check_whole("batch_size", batch_size, 1)
     objective = ELBO() if objective is None else objective.measured()
-    # One draw of data that are drawn anew, the same in both backends.
-    arrays = [x.sample(seed) if drawn_by(x) else x for x in as_tuple(data)]
+    arrays = one_draw(as_tuple(data), seed)
     objective.check(model, *arrays)
     weight = next(iter(parameters(model).values()))
     batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)
@@ -66,7 +65,7 @@ def kl_per_site(
         ValueError: a latent site is enumerated or lies outside the data plate.
     """
     check_whole("batch_size", batch_size, 1)
-    arrays = [x.sample(seed) if drawn_by(x) else x for x in as_tuple(data)]
+    arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     weight = next(iter(parameters(model).values()))
     batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)

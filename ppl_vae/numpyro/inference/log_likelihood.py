@@ -8,7 +8,7 @@ import numpyro
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from ppl_vae.checks import check_whole, drawn_by
+from ppl_vae.checks import check_whole, one_draw
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.inference.weights import log_weights
@@ -42,8 +42,7 @@ def log_likelihood(
     """
     for name, number in (("k", k), ("batch_size", batch_size), ("particles", particles)):
         check_whole(name, number, 1)
-    # One draw of data that are drawn anew, the same in both backends.
-    arrays = [x.sample(seed) if drawn_by(x) else x for x in as_tuple(data)]
+    arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     weights = parameters(model)
     weight = next(iter(weights.values()))
