@@ -1,6 +1,6 @@
 # Two commands on a fresh machine that has git, make and Python 3.11 or newer:
 #   make demo    install what the library needs, then compare classifiers on real digits
-#   make test    install the tools and the NumPyro port as well, then run the tests
+#   make test    install the tools and all extras as well, then run the tests
 # Also: make lint, make clean. Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -40,5 +40,5 @@ $(VENV)/.installed-runtime: $(SPEC) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(SPEC) | $(BIN)/python
-	$(PIP) $(PINNED) -e '.[numpyro,test,dev]'
+	$(PIP) $(PINNED) -e '.[numpyro,diagnostics,test,dev]'
 	@touch $@ $(VENV)/.installed-runtime

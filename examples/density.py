@@ -1,6 +1,6 @@
 """What the scripts that compare densities share: their flags, the training, the table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,8 @@ class DensitySettings:
     """Images: scikit-learn's 8x8 digits (no download), or MNIST."""
     binarisation: Literal["dynamic", "threshold"] = "dynamic"
     """Pixels: drawn anew in every batch, or cut at 1/2."""
+    train_on: Literal["train", "train+validation"] = "train"
+    """Images to train on; nothing is chosen by the validation images here."""
     epochs: int = 100
     """Passes over the training images."""
     batch_size: int = 100
@@ -69,13 +71,36 @@ def load(settings: DensitySettings) -> Splits:
         raise ValueError(
             f"test_images should be at most {len(images.test)}, was {settings.test_images}"
         )
-    return images
+    if settings.train_on == "train":
+        return images
+    return images._replace(train=images.train.join(images.validation))
 
 
 def check_some(name: str, values: Sequence[Any]) -> None:
     """A flag that takes a list was given at least one value."""
     if not values:
         raise ValueError(f"{name} should be at least one, was none")
+
+
+def chosen_of(
+    flag: str, names: Sequence[str], known: Mapping[str, Callable[[int], Any]]
+) -> dict[str, Any]:
+    """The objective of each name such as IWAE-5: a kind, and its number of particles.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    check_some(flag, names)
+    chosen = {}
+    for name in names:
+        kind, _, k = name.partition("-")
+        if kind not in known or not k.isdecimal():
+            kinds = ", ".join(known)
+            raise ValueError(
+                f"{flag} should be {kinds} and a number, as in {next(iter(known))}-5, was {name!r}"
+            )
+        chosen[name] = known[kind](int(k))
+    return chosen
 
 
 def train(

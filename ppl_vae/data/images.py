@@ -132,6 +132,23 @@ class Images:
         )
         return self[rest], self[part]
 
+    def join(self, other: Images) -> Images:
+        """These images and then the others, which have the same shape and binarisation.
+
+        Raises:
+            ValueError: they have not.
+        """
+        for name in ("image_shape", "n_classes", "binarisation"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours != theirs:
+                raise ValueError(f"other should have {name} {ours!r}, had {theirs!r}")
+        x: Any
+        if isinstance(self.x, Dynamic) and isinstance(other.x, Dynamic):
+            x = Dynamic(np.concatenate([self.x.probs, other.x.probs]))
+        else:
+            x = np.concatenate([self.x, other.x])
+        return replace(self, x=x, y=np.concatenate([self.y, other.y]))
+
 
 class Splits(NamedTuple):
     """The three parts of a data set."""
