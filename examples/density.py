@@ -95,9 +95,9 @@ def chosen_of(
     for name in names:
         kind, _, k = name.partition("-")
         if kind not in known or not k.isdecimal():
-            kinds = ", ".join(known)
+            example = f"{next(iter(known))}-5"
             raise ValueError(
-                f"{flag} should be {kinds} and a number, as in {next(iter(known))}-5, was {name!r}"
+                f"{flag} should be {', '.join(known)} and a number, as in {example}, was {name!r}"
             )
         chosen[name] = known[kind](int(k))
     return chosen
