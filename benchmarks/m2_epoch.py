@@ -7,10 +7,6 @@ Adam. Both compute the first layer's product with x once per image. `fit` also w
 checkpoint. Each contender runs in a process of its own, in turn; the figure is the median epoch.
 """
 
-import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
+from contenders import compare, report
 from torch import Tensor, nn
 
 N, LABELLED, PIXELS, CLASSES, Z_DIM, HIDDEN, BATCH = 50_000, 100, 784, 10, 50, 500, 200
@@ -112,21 +109,6 @@ def batches(n: int) -> Iterator[Tensor]:
 CONTENDERS = {"by hand": by_hand_epochs, "ppl_vae fit": ppl_vae_epochs}
 
 
-def compare(epochs: int, rounds: int) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for _ in range(rounds):
-        for name in CONTENDERS:
-            command = [sys.executable, __file__, "--contender", name, "--epochs", str(epochs)]
-            run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            seconds[name] += json.loads(run.stdout.splitlines()[-1])
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    print(f"M2 784-500-500-50, {N} images, batch {BATCH}, {torch.get_num_threads()} threads")
-    for name, times in seconds.items():
-        shown = " ".join(f"{time:.2f}" for time in times)
-        print(f"{name:12} median {medians[name]:6.2f} s per epoch   ({shown})")
-    print(f"ratio {medians['ppl_vae fit'] / medians['by hand']:.3f} (bar: at most 1.2)")
-
-
 def main(contender: str = "", epochs: int = 2, rounds: int = 2) -> None:
     """Compares both.
 
@@ -136,9 +118,11 @@ def main(contender: str = "", epochs: int = 2, rounds: int = 2) -> None:
         rounds: Processes per contender.
     """
     if contender:
-        print(json.dumps(CONTENDERS[contender](epochs)))
-    else:
-        compare(epochs, rounds)
+        report(CONTENDERS[contender](epochs))
+        return
+    print(f"M2 784-500-500-50, {N} images, batch {BATCH}, {torch.get_num_threads()} threads")
+    medians = compare(__file__, CONTENDERS, rounds, {"epochs": epochs})
+    print(f"ratio {medians['ppl_vae fit'] / medians['by hand']:.3f} (bar: at most 1.2)")
 
 
 if __name__ == "__main__":

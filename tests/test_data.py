@@ -155,6 +155,19 @@ def test_split_needs_every_class_on_both_sides(n: int) -> None:
         images().split(n, seed=0)
 
 
+def test_join_puts_the_others_behind() -> None:
+    first, second = images()[:10], images()[10:]
+    joined = first.join(second)
+    np.testing.assert_array_equal(pixels(joined), GREY)
+    np.testing.assert_array_equal(joined.y, LABELS)
+    drawn = images(Dynamic(GREY))
+    twice = drawn[:10].join(drawn[10:]).x
+    assert isinstance(twice, Dynamic)
+    np.testing.assert_array_equal(twice.probs, GREY)
+    with pytest.raises(ValueError, match=r"other should have image_shape \(2, 3\), had \(3, 2\)"):
+        first.join(images(shape=(3, 2)))
+
+
 def test_digits_are_the_documented_split() -> None:
     counts, y = load_digits(return_X_y=True)
     rest, test, y_rest, y_test = train_test_split(

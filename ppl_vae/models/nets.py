@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ppl_vae.arguments import Remembers
 from ppl_vae.checks import as_numpy, check_batch, check_whole
+from ppl_vae.models.distributions import Bernoullis
 
 ACTIVATIONS = ("softplus", "relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
 
@@ -210,10 +211,8 @@ class BernoulliNet(Network):
         self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm)
         self.logits = nn.Linear(self.trunk.out_dim, out_dim)
 
-    def forward(self, *inputs: Tensor) -> dist.Independent:
-        # Models check that pixels lie in `support`; torch's own check would refuse grey levels.
-        logits = self.logits(self.trunk(*inputs))
-        return dist.Independent(dist.Bernoulli(logits=logits, validate_args=False), 1)
+    def forward(self, *inputs: Tensor) -> Bernoullis:
+        return Bernoullis(self.logits(self.trunk(*inputs)))
 
     @torch.no_grad()
     def start_at(self, mean: Any) -> Self:
