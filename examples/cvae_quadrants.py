@@ -25,7 +25,6 @@ import tyro
 from cli import finish, mean_and_error, run
 from density import DensitySettings, load, step_size
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from ppl_vae import fit, log_likelihood, mean_loss, plots
 from ppl_vae.checks import as_numpy, mean_of
@@ -91,9 +90,9 @@ class Result:
     cvae: History
     baseline: History | None
     negative_elbo: float
-    by_baseline: Tensor | None
-    by_prior_draws: Tensor
-    by_importance: Tensor
+    by_baseline: np.ndarray | None
+    by_prior_draws: np.ndarray
+    by_importance: np.ndarray
 
     @property
     def seconds(self) -> float:
@@ -180,9 +179,9 @@ def train(settings: Settings, images: Splits, quadrants: int) -> Result:
         history,
         first,
         mean_loss(model, few),
-        None if first is None else -log_likelihood(first.model, few, 1),  # exact
-        -log_likelihood(model.gsnn(), few, settings.k),
-        -log_likelihood(model, few, settings.k),
+        None if first is None else -log_likelihood(first.model, few, 1).values,  # exact
+        -log_likelihood(model.gsnn(), few, settings.k).values,
+        -log_likelihood(model, few, settings.k).values,
     )
 
 
@@ -214,7 +213,7 @@ def table(settings: Settings, images: Splits, results: dict[int, Result]) -> str
     return "\n".join(lines)
 
 
-def estimate(values: Tensor) -> str:
+def estimate(values: np.ndarray) -> str:
     return mean_and_error(values.tolist())
 
 

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import torch
 from cli import file_name, mean_and_error
-from torch import Tensor
+from matplotlib.figure import Figure
 
-from ppl_vae import data, fit, log_likelihood, mean_loss
-from ppl_vae.checks import check_positive, check_whole, mean_of
+from ppl_vae import data, fit, log_likelihood, mean_loss, plots
+from ppl_vae.checks import as_numpy, check_positive, check_whole, mean_of
 from ppl_vae.data import Splits
+from ppl_vae.estimates import Estimate
 from ppl_vae.inference import ExponentialDecay
 from ppl_vae.models import Model
 from ppl_vae.runs import History
@@ -53,7 +54,7 @@ class Result:
 
     history: History
     elbo: float
-    log_likelihood: Tensor
+    log_likelihood: Estimate
 
     @property
     def model(self) -> Any:
@@ -138,7 +139,7 @@ def train(
     )
     few = images.test.x[: settings.test_images]
     log_p = log_likelihood(history.model, few, settings.k)
-    return Result(history, -mean_loss(history.model, images.test.x), log_p.cpu())
+    return Result(history, -mean_loss(history.model, images.test.x), log_p)
 
 
 def step_size(settings: DensitySettings, epochs: int) -> Any:
@@ -146,6 +147,13 @@ def step_size(settings: DensitySettings, epochs: int) -> Any:
     if settings.lr_end == settings.lr:
         return settings.lr
     return ExponentialDecay(settings.lr, settings.lr_end, max(epochs, 2))
+
+
+def samples(model: Any, images: Splits, seed: int) -> Figure:
+    """Means of p(x | z) for 64 draws of the prior."""
+    torch.manual_seed(seed)
+    means = as_numpy(model.decode(model.sample(64)))
+    return plots.image_grid(means.reshape(8, 8, -1), images.test.image_shape).figure
 
 
 def table(settings: DensitySettings, images: Splits, results: dict[str, Result]) -> str:
@@ -159,8 +167,8 @@ def table(settings: DensitySettings, images: Splits, results: dict[str, Result])
     ]
     first = next(iter(results.values())).log_likelihood
     for name, result in results.items():
-        log_p = mean_and_error(result.log_likelihood.tolist())
-        more = mean_and_error((result.log_likelihood - first).tolist())
+        log_p = mean_and_error(result.log_likelihood.values.tolist())
+        more = mean_and_error((result.log_likelihood.values - first.values).tolist())
         difference = "-" if result.log_likelihood is first else more
         seconds = result.history.seconds
         lines.append(f"{name:22}{result.elbo:>10.2f}{log_p:>18}{difference:>18}{seconds:>10.0f}")

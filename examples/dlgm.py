@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, check_some, load, table, train
+from density import DensitySettings, Result, check_some, load, samples, table, train
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
@@ -86,7 +85,7 @@ def main(settings: Settings) -> None:
     report = "\n".join([table(settings, images, results), *wrong])
     figures = {
         "curves": curves(results),
-        "samples": samples(model, images.test, settings.seed),
+        "samples": samples(model, images, settings.seed),
         "imputation": restored,
     }
     finish(settings.out, report, figures, {name: r.model for name, r in results.items()})
@@ -96,13 +95,6 @@ def curves(results: dict[str, Result]) -> Figure:
     ax = plots.curves({name: [result.history] for name, result in results.items()})
     ax.set_ylabel("loss (nats per image)")
     return ax.figure
-
-
-def samples(model: DLGM, test: Images, seed: int) -> Figure:
-    """Means of p(x | h_1) for 64 draws of the prior."""
-    torch.manual_seed(seed)
-    means = model.decode(model.sample(64)).cpu().numpy()
-    return plots.image_grid(means.reshape(8, 8, -1), test.image_shape).figure
 
 
 def imputed(model: DLGM, test: Images, settings: Settings) -> tuple[Figure, list[str]]:

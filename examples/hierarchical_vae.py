@@ -13,11 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, check_some, load, table, train
+from density import DensitySettings, Result, check_some, load, samples, table, train
 
 from ppl_vae import plots
 from ppl_vae.inference import kl_per_site
@@ -71,14 +69,11 @@ def main(settings: Settings) -> None:
         lines.append(f"{name:22}{text}")
     curves = plots.curves({name: [result.history] for name, result in results.items()})
     curves.set_ylabel("loss (nats per image)")
-    torch.manual_seed(settings.seed)
     last = list(results.values())[-1].model
-    means = np.asarray(last.decode(last.sample(64)).cpu())
-    samples = plots.image_grid(means.reshape(8, 8, -1), images.test.image_shape)
     finish(
         settings.out,
         "\n".join(lines),
-        {"curves": curves.figure, "samples": samples.figure},
+        {"curves": curves.figure, "samples": samples(last, images, settings.seed)},
         {name: result.model for name, result in results.items()},
     )
 

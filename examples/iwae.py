@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, chosen_of, load, table, train
+from density import DensitySettings, Result, chosen_of, load, samples, table, train
 
 from ppl_vae import inference, plots
 from ppl_vae.inference import kl_per_site
@@ -71,8 +71,10 @@ def main(settings: Settings) -> None:
         lines.append(f"{name:22}{kl_per_site(result.model, images.test.x)['z']:.2f}")
     curves = plots.curves({name: [result.history] for name, result in results.items()})
     curves.set_ylabel("loss, each its own (nats per image)")
+    last = list(results.values())[-1].model
+    figures = {"curves": curves.figure, "samples": samples(last, images, settings.seed)}
     models = {name: result.model for name, result in results.items()}
-    finish(settings.out, "\n".join(lines), {"curves": curves.figure}, models)
+    finish(settings.out, "\n".join(lines), figures, models)
 
 
 if __name__ == "__main__":

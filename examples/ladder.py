@@ -13,15 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, check_some, load, table, train
-from matplotlib.figure import Figure
+from density import DensitySettings, Result, check_some, load, samples, table, train
 
 from ppl_vae import plots
 from ppl_vae.checks import check_whole
-from ppl_vae.data import Images
 from ppl_vae.inference import ELBO, Warmup, kl_per_site
 from ppl_vae.models import HierarchicalVAE, LadderVAE
 
@@ -89,7 +86,7 @@ def main(settings: Settings) -> None:
     figures = {
         "curves": curves.figure,
         "layers": bars.figure,
-        "samples": samples(list(results.values())[-1].model, images.test, settings.seed),
+        "samples": samples(list(results.values())[-1].model, images, settings.seed),
     }
     finish(settings.out, "\n".join(lines), figures, {n: r.model for n, r in results.items()})
 
@@ -126,13 +123,6 @@ def active(terms: dict[str, dict[str, float]]) -> str:
         in_use = sum(value > ACTIVE for value in layers.values())
         lines.append(f"{name:22}{values}: {in_use} in use")
     return "\n".join(lines)
-
-
-def samples(model: HierarchicalVAE | LadderVAE, test: Images, seed: int) -> Figure:
-    """Means of p(x | z_1) for 64 draws of the prior."""
-    torch.manual_seed(seed)
-    means = model.decode(model.sample(64)).cpu().numpy()
-    return plots.image_grid(means.reshape(8, 8, -1), test.image_shape).figure
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, chosen_of, load, table, train
+from density import DensitySettings, Result, chosen_of, load, samples, table, train
 
 from ppl_vae import inference, plots
 from ppl_vae.models import SBN
@@ -51,6 +49,8 @@ DEFAULTS = {
         data="mnist",
         train_on="train+validation",
         epochs=20,
+        lr=3e-3,
+        lr_end=3e-4,
         k=1000,
         test_images=1000,
         estimators=("VIMCO-5",),
@@ -68,14 +68,11 @@ def main(settings: Settings) -> None:
         results[name] = train(name, make, images, settings, objective)
     curves = plots.curves({name: [result.history] for name, result in results.items()})
     curves.set_ylabel("loss, each its own (nats per image)")
-    torch.manual_seed(settings.seed)
     last = list(results.values())[-1].model
-    means = np.asarray(last.decode(last.sample(64)).cpu())
-    samples = plots.image_grid(means.reshape(8, 8, -1), images.test.image_shape)
     finish(
         settings.out,
         table(settings, images, results),
-        {"curves": curves.figure, "samples": samples.figure},
+        {"curves": curves.figure, "samples": samples(last, images, settings.seed)},
         {name: result.model for name, result in results.items()},
     )
 

@@ -19,14 +19,14 @@ from ppl_vae.inference import draws as in_pyro
 from ppl_vae.inference.elbo import elbo_of_globals as globals_in_pyro
 from ppl_vae.inference.elbo import elbo_per_datum as bound_in_pyro
 from ppl_vae.models.base import Model
-from ppl_vae.models.nets import MLP
+from ppl_vae.models.layers import MLP
 from ppl_vae.numpyro.inference import draws as in_numpyro
 from ppl_vae.numpyro.inference.elbo import elbo_of_globals as globals_in_numpyro
 from ppl_vae.numpyro.inference.elbo import elbo_per_datum as bound_in_numpyro
 from ppl_vae.numpyro.inference.objective import SharedState
 from ppl_vae.numpyro.models.base import Model as Port
 from ppl_vae.numpyro.models.base import buffers, parameters, with_parameters
-from ppl_vae.numpyro.models.nets import training as port_training
+from ppl_vae.numpyro.models.layers import training as port_training
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 BOUND = "the bound"

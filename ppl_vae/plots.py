@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from ppl_vae.measures.calibration import Calibration
 from ppl_vae.runs import History
 
 FEW = 4
@@ -118,6 +119,28 @@ def scatter(
         colour = f"C{number}" if colours is None else colours[number]
         ax.scatter(at[:, 0], at[:, 1], s=5.0, color=colour, linewidths=0.0, label=name)
     ax.legend(frameon=False, markerscale=3.0)
+    return ax
+
+
+def ranks(calibration: Calibration, ax: Axes | None = None) -> Axes:
+    """How often ranks fall into each bin: a curve for each latent unit, and what is expected.
+
+    Args:
+        calibration: What `ppl_vae.inference.calibration` found.
+        ax: Where to draw.
+    """
+    ax = _axes(ax, (5.0, 3.5))
+    for number, (name, counts) in enumerate(calibration.counts.items()):
+        for unit, heights in enumerate(counts):
+            label = name if unit == 0 else None
+            ax.plot(heights, color=f"C{number}", linewidth=0.8, alpha=0.6, label=label)
+    expected = calibration.n / calibration.bins
+    spread = 2.6 * (expected * (1 - 1 / calibration.bins)) ** 0.5
+    # 99 of 100 counts of a bin, were the ranks uniform.
+    ax.axhspan(expected - spread, expected + spread, color="0.9", zorder=0)
+    ax.set_xlabel("rank of what was simulated, in bins")
+    ax.set_ylabel("count")
+    _legend(ax, beside=len(calibration.ranks) > FEW)
     return ax
 
 

@@ -144,6 +144,7 @@ CASES = (
         pixels,
         Part("ELBO", {"k": 2}),
     ),
+    Case("piwae", Part("HierarchicalVAE", HIERARCHICAL), pixels, Part("PIWAE", {"m": 2, "k": 3})),
     Case("ladder", Part("LadderVAE", {**LADDER, **PLAIN}), pixels),
     Case("ladder-beta", Part("LadderVAE", LADDER), pixels, Part("ELBO", {"k": 2, "beta": 0.5})),
     Case(
@@ -162,6 +163,8 @@ CASES = (
     Case("sbn", Part("SBN", SBN), pixels, Part("ELBO", {"k": 10})),
     Case("sbn-categorical", Part("SBN", CATEGORIES), pixels, Part("ELBO", {"k": 10})),
     Case("vimco", Part("SBN", SBN), pixels, Part("VIMCO", {"k": 5})),
+    Case("rws", Part("SBN", SBN), pixels, Part("RWS", {"k": 5, "sleep_phi": True})),
+    Case("relaxed", Part("SBN", CATEGORIES), pixels, Part("Relaxed", {"temperature": 0.7, "k": 2})),
     Case("tvo", Part("SBN", CATEGORIES), pixels, Part("TVO", {"k": 10, "partitions": 3})),
     Case(
         "conditional-sbn",
@@ -176,6 +179,7 @@ CASES = (
         Part("CVAE", {**CVAE, "c_dim": N_CLASSES, "baseline": GUESS, "decoder_sees_c": False}),
         masked_by_class,
     ),
+    Case("wake-sleep", Part("CVAE", CVAE), conditioned, Part("WakeSleep")),
     Case("cvae-hybrid", Part("CVAE", CVAE), conditioned, Part("Hybrid", {"alpha": 0.3, "k": 2})),
     Case("m2-unlabelled", Part("M2", M2), pixels),
     Case("m2-labelled", Part("M2", M2), labelled, unused="classifier."),

@@ -70,7 +70,7 @@ def expected(bound: Bound, model: SBN, x: Tensor, k: int) -> Tensor:
 
 def loss(objective: Any, model: SBN, x: Tensor, scale: Tensor | None = None) -> Tensor:
     """The expectation of the loss, and of its gradient; or with other scales, (N, tuples)."""
-    each = tuples(objective.k)
+    each = tuples(objective.num_particles)
     if scale is None:
         log_q = of_states(model, x)[0].detach()
         scale = log_q[each].sum(1).exp().T
@@ -85,7 +85,7 @@ def loss(objective: Any, model: SBN, x: Tensor, scale: Tensor | None = None) -> 
 def variances(objective: Any, model: SBN, x: Tensor) -> dict[str, Tensor]:
     """The variance of the gradient, summed over the entries of each parameter, for one datum."""
     log_q = of_states(model, x)[0].detach()
-    prob = log_q[tuples(objective.k)].sum(1).exp().T
+    prob = log_q[tuples(objective.num_particles)].sum(1).exp().T
     scale = torch.ones_like(prob, requires_grad=True)
     named = dict(model.named_parameters())
     # The loss is linear in the scales: these derivatives are the gradients of each tuple.

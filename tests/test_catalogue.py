@@ -10,7 +10,16 @@ import ppl_vae.inference
 import ppl_vae.models
 
 ROOT = Path(__file__).parent.parent
-SHARED_FILES = {"__init__", "base", "conditional", "nets", "priors", "posteriors"}
+SHARED_FILES = {
+    "__init__",
+    "base",
+    "conditional",
+    "distributions",
+    "layers",
+    "nets",
+    "priors",
+    "posteriors",
+}
 MODEL_FILES = sorted(
     path.stem for path in (ROOT / "ppl_vae/models").glob("*.py") if path.stem not in SHARED_FILES
 )

@@ -1,4 +1,4 @@
-"""examples/dlgm.py, hierarchical_vae.py, ladder.py as a user runs them; what they share by number.
+"""The examples that compare densities as a user runs them; what they share by number.
 
 What they share is examples/density.py.
 """
@@ -15,17 +15,21 @@ import pytest
 import torch
 from example_support import Done, Run, drawn, help_of, refused, trained_nothing
 
+from ppl_vae.checks import mean_of
 from ppl_vae.data import digits
-from ppl_vae.models import DLGM, VAE, HierarchicalVAE, LadderVAE, Model
+from ppl_vae.estimates import Estimate
+from ppl_vae.models import DLGM, SBN, VAE, HierarchicalVAE, LadderVAE, Model
 from ppl_vae.runs import History
 
 Contents = Callable[[str], dict[str, Any]]
-SCRIPTS = ("dlgm", "hierarchical_vae", "ladder")
+SCRIPTS = ("dlgm", "hierarchical_vae", "iwae", "ladder", "sbn")
 QUICK = ("--epochs", "2", "--k", "3", "--test-images", "20")
 SIZES = {
     "dlgm": ("--z-dims", "3", "--hidden", "8"),
     "hierarchical_vae": ("--z-dims", "3", "2", "--hidden", "8", "6"),
+    "iwae": ("--z-dim", "3", "--hidden", "8"),
     "ladder": ("--z-dims", "4", "3", "2", "--hidden", "8", "6", "5", "--warmup", "2"),
+    "sbn": ("--z-dims", "3", "2"),
 }
 
 
@@ -42,14 +46,16 @@ def run(run_example: Run) -> Run:
 MNIST = {
     "dlgm": ("50", "500 500", "diagonal rank_one"),
     "hierarchical_vae": ("350", "100 50", "1-layer 2-layer 2-layer-skip"),
+    "iwae": ("60", "200 200", "ELBO-1 IWAE-5", "train+validation"),
     "ladder": ("100", "64 32 16 8 4", "VAE LVAE+BN+WU"),
+    "sbn": ("20", "200 200 200", "VIMCO-5", "0.003"),
 }
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_in_a_fresh_process(script: str) -> None:
     text = " ".join(help_of(f"{script}.py", "--data", "mnist").replace("│", " ").split())
-    for default in ("mnist", "5000", *MNIST[script]):
+    for default in ("mnist", "1000", *MNIST[script]):
         assert f"(default: {default})" in text
 
 
@@ -60,11 +66,13 @@ MODELS = {
         "2-layer": HierarchicalVAE,
         "2-layer-skip": HierarchicalVAE,
     },
+    "iwae": {"ELBO-1": VAE, "IWAE-5": VAE, "DReG-5": VAE},
     "ladder": {
         "VAE, 3 layers": HierarchicalVAE,
         "VAE+BN+WU, 3 layers": HierarchicalVAE,
         "LVAE+BN+WU, 3 layers": LadderVAE,
     },
+    "sbn": {"REINFORCE-5": SBN, "VIMCO-5": SBN},
 }
 PICTURES = {"dlgm": "imputation", "ladder": "layers"}
 
@@ -110,6 +118,22 @@ def test_the_output_starts_at_the_mean_of_the_data(
     np.testing.assert_allclose(output.detach().numpy(), start, rtol=1e-3)
 
 
+def test_training_on_the_validation_images_too(run: Run, contents_of: Contents) -> None:
+    assert "1297 training images" not in run("sbn", "--epochs", "1").out
+    assert (
+        "1297 training images" in run("sbn", "--epochs", "1", "--train-on", "train+validation").out
+    )
+    density = contents_of("density.py")
+    for binarisation in ("dynamic", "threshold"):
+        settings = {"binarisation": binarisation, "train_on": "train+validation"}
+        joined = density["load"](density["DensitySettings"](**settings))
+        parts = digits(binarisation)
+        assert len(joined.train) == len(parts.train) + len(parts.validation)
+        np.testing.assert_array_equal(mean_of(joined.train.x[1097:]), mean_of(parts.validation.x))
+        np.testing.assert_array_equal(joined.train.y[:1097], parts.train.y)
+        assert len(joined.validation) == len(parts.validation)
+
+
 def test_step_size_by_hand(contents_of: Contents) -> None:
     density = contents_of("density.py")
     falling = density["step_size"](density["DensitySettings"](lr=0.4, lr_end=0.1), 3)
@@ -122,7 +146,7 @@ def test_table_by_hand(contents_of: Contents) -> None:
     density = contents_of("density.py")
     history = History(None, [{"seconds": 2.0}, {"seconds": 3.0}], None)
     results = {
-        name: density["Result"](history, -7.0, torch.tensor(values))
+        name: density["Result"](history, -7.0, Estimate(np.array(values), np.zeros(2)))
         for name, values in {"one": [1.0, 3.0], "two": [2.0, 6.0]}.items()
     }
     lines = density["table"](density["DensitySettings"](), digits(), results).splitlines()
@@ -254,6 +278,13 @@ WRONG = {
         "--z-dims 3": "z-dims",
         "--hidden 0 6": "hidden should be a whole number of at least 1, was 0",
     },
+    "iwae": {
+        "--objectives": "objectives should be at least one, was none",
+        "--objectives ELBO-1 IWAE": "and a number, as in ELBO-5, was 'IWAE'",
+        "--objectives GAN-5": "objectives should be ELBO, IWAE, STL, DReG and a number",
+        "--objectives IWAE-0": "k should be a whole number of at least 1, was 0",
+        "--z-dim 0": "z_dim should be a whole number of at least 1, was 0",
+    },
     "ladder": {
         "--layers 0": "layers should be 1 to 3, as many as --z-dims and --hidden have sizes, was 0",
         "--layers 2 6": "have sizes, was 6",
@@ -261,6 +292,13 @@ WRONG = {
         "--models GAN": "GAN",
         "--models": "models should be at least one, was none",
         "--warmup 0": "warmup should be a whole number of at least 1, was 0",
+    },
+    "sbn": {
+        "--estimators": "estimators should be at least one, was none",
+        "--estimators ELBO-5": "VIMCO and a number, as in REINFORCE-5, was 'ELBO-5'",
+        "--estimators VIMCO-1": "k should be a whole number of at least 2, was 1",
+        "--z-dims": "z_dims should hold the size of at least one layer, was ()",
+        "--train-on test": "test",
     },
 }
 CASES = [(s, flags) for s in SCRIPTS for flags in (*WRONG["all"], *WRONG[s])]

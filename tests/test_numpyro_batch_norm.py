@@ -12,7 +12,7 @@ import ppl_vae.numpyro.models as ports
 from ppl_vae import files
 from ppl_vae.numpyro.inference import ELBO, SemiSupervised, fit, log_likelihood, mean_loss
 from ppl_vae.numpyro.models.base import buffers, parameters, with_parameters
-from ppl_vae.numpyro.models.nets import training
+from ppl_vae.numpyro.models.layers import training
 from ppl_vae.parity import float64
 
 DIM = 3

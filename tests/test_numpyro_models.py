@@ -12,7 +12,7 @@ from support import CASE, run_python
 import ppl_vae.models
 import ppl_vae.numpyro.models as ports
 from ppl_vae.numpyro.inference import impute
-from ppl_vae.numpyro.models.nets import training
+from ppl_vae.numpyro.models.layers import training
 
 IDS = {"ids": lambda case: case.name}
 

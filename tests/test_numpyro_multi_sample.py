@@ -13,7 +13,7 @@ from ppl_vae.numpyro import inference
 from ppl_vae.numpyro.inference import CIWAE, CUBO, ELBO, IWAE, MIWAE, STL, DReG, Renyi
 from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.models.base import with_parameters
-from ppl_vae.numpyro.models.nets import training
+from ppl_vae.numpyro.models.layers import training
 from ppl_vae.parity import float64
 
 dist = numpyro.distributions

@@ -11,8 +11,8 @@ from port_support import jax, jnp, key, make_pair, numpyro
 
 import ppl_vae.models
 import ppl_vae.numpyro.models as ports
-from ppl_vae.models.nets import ACTIVATIONS, BatchNorm
-from ppl_vae.numpyro.models import nets
+from ppl_vae.models.layers import ACTIVATIONS, BatchNorm
+from ppl_vae.numpyro.models import layers
 from ppl_vae.parity import assert_parity, assert_same_initialisation
 
 dist = numpyro.distributions
@@ -63,13 +63,13 @@ def test_it_changes_nothing():
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name):
     values = np.linspace(-6, 30, 200)
-    theirs = nets.ACTIVATIONS[name](jnp.asarray(values, jnp.float32))
+    theirs = layers.ACTIVATIONS[name](jnp.asarray(values, jnp.float32))
     ours = getattr(torch.nn.functional, name)(torch.tensor(values, dtype=torch.float32))
     np.testing.assert_allclose(ours, theirs, atol=2e-6, rtol=2e-6)
-    assert tuple(nets.ACTIVATIONS) == ACTIVATIONS
+    assert tuple(layers.ACTIVATIONS) == ACTIVATIONS
     at_zero = torch.zeros((), requires_grad=True)
     (slope,) = torch.autograd.grad(getattr(torch.nn.functional, name)(at_zero), at_zero)
-    np.testing.assert_allclose(jax.grad(nets.ACTIVATIONS[name])(0.0), slope, atol=1e-7)
+    np.testing.assert_allclose(jax.grad(layers.ACTIVATIONS[name])(0.0), slope, atol=1e-7)
 
 
 class WidePrior(ports.StandardNormal):
@@ -84,7 +84,7 @@ class StoppedNet(ports.DiagNormalNet):
         return dist.Normal(fn.loc + loc - jax.lax.stop_gradient(loc), fn.scale).to_event(1)
 
 
-class TransposedLinear(nets.Linear):
+class TransposedLinear(layers.Linear):
     def __call__(self, *inputs):
         return inputs[0] @ self.weight + self.bias
 
@@ -168,8 +168,8 @@ NORM_CASE = next(case for case in NORMALISED if case.name == "hierarchical-norm"
 
 def test_sees_other_running_statistics(monkeypatch):
     model, port = make_pair(NORM_CASE.model)
-    move = nets._move
-    monkeypatch.setattr(nets, "_move", lambda buffer, new: move(buffer, 1.001 * new))
+    move = layers._move
+    monkeypatch.setattr(layers, "_move", lambda buffer, new: move(buffer, 1.001 * new))
     assert_parity(model, port, *X)
     says = r"buffer 'encoders.0.trunk.norms.0.running_mean' after a run should be the same"
     with pytest.raises(AssertionError, match=says):
@@ -208,7 +208,7 @@ def test_same_initialisation(case):
     )
 
 
-class BiasFree(nets.Linear):
+class BiasFree(layers.Linear):
     """As Equinox and Flax would have it: other weights (or no bias) to begin with."""
 
     def __init__(self, in_dim, out_dim, *, scale=1.0, bias=1.0, key):
@@ -217,7 +217,7 @@ class BiasFree(nets.Linear):
 
 
 def gaussian(in_dim, out_dim, *, key):
-    linear = nets.Linear(in_dim, out_dim, key=key)
+    linear = layers.Linear(in_dim, out_dim, key=key)
     weight = jax.random.normal(key, (out_dim, in_dim)) / np.sqrt(3 * in_dim)
     return eqx.tree_at(lambda m: m.weight, linear, weight)
 

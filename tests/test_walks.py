@@ -12,14 +12,14 @@ from support import CASE, copies, equal, make, objective_of, run_python, tensors
 from support import weights as weights_of
 
 from ppl_vae import fit
-from ppl_vae.inference import CUBO, TVO, DReG
+from ppl_vae.inference import CUBO, PIWAE, RWS, TVO, DReG
 from ppl_vae.inference.draws import draw
 from ppl_vae.inference.multi_sample import MultiSample
 from ppl_vae.models import Model
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # Objectives of which more particles change the variance alone.
-BIASED = MultiSample | CUBO | DReG | TVO
+BIASED = MultiSample | CUBO | DReG | PIWAE | RWS | TVO
 AVERAGES = [case for case in CASES if not isinstance(objective_of(case), BIASED)]
 
 

@@ -1,19 +1,26 @@
 """The catalogue of objectives, and how they are used."""
 
+from ppl_vae.free_bits import FreeBits
+from ppl_vae.inference.baselines import BaselineNet
+from ppl_vae.inference.compare import compare
 from ppl_vae.inference.dreg import STL, DReG
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.evaluate import kl_per_site, mean_loss
 from ppl_vae.inference.fit import fit
 from ppl_vae.inference.geco import GECO
+from ppl_vae.inference.gradients import gradient_stats
 from ppl_vae.inference.hybrid import Hybrid
 from ppl_vae.inference.impute import impute
 from ppl_vae.inference.iwae import CIWAE, IWAE, MIWAE
 from ppl_vae.inference.log_likelihood import log_likelihood
 from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.piwae import PIWAE
+from ppl_vae.inference.relaxed import Relaxed
 from ppl_vae.inference.renyi import CUBO, Renyi
 from ppl_vae.inference.semi_supervised import SemiSupervised
 from ppl_vae.inference.tvo import TVO
 from ppl_vae.inference.vimco import VIMCO
+from ppl_vae.inference.wake_sleep import RWS, WakeSleep
 from ppl_vae.runs import History
 from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 
@@ -27,12 +34,18 @@ __all__ = [
     "Hybrid",
     "IWAE",
     "MIWAE",
+    "PIWAE",
+    "RWS",
+    "Relaxed",
     "Renyi",
     "STL",
     "SemiSupervised",
     "TVO",
     "VIMCO",
+    "WakeSleep",
     # their parts
+    "BaselineNet",
+    "FreeBits",
     "Warmup",
     # to build on
     "Objective",
@@ -43,6 +56,9 @@ __all__ = [
     "fit",
     # using
     "impute",
+    # comparing
+    "compare",
+    "gradient_stats",
     # measuring
     "kl_per_site",
     "log_likelihood",

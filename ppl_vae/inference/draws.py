@@ -88,9 +88,9 @@ def draw(
             data, and others are summed over within a datum.
 
     Raises:
-        ValueError: a latent site of the model is not in the guide, a plate lies further left than
-            `max_plate_nesting`, plates of several sizes lie at dimension -1, two sites are
-            enumerated along one dimension (`pyro.markov`), or one inside an inner plate.
+        ValueError: a latent site of the model is not in the guide, a plate is empty or lies further
+            left than `max_plate_nesting`, plates of several sizes lie at dimension -1, two sites
+            are enumerated along one dimension (`pyro.markov`), or one inside an inner plate.
     """
     particle_dim = -1 - max_plate_nesting
     if k > 1:
@@ -102,6 +102,10 @@ def draw(
         # Without a dimension of its own the model's enumeration goes on where the guide's stopped.
         model = poutine.enum(poutine.replay(model, trace=guide_trace))
         model_trace = poutine.trace(model).get_trace(*data, **kwargs)
+    except ZeroDivisionError as error:
+        if "size cannot be zero" not in str(error):
+            raise
+        raise ValueError("data should hold at least one datum, was empty") from error
     except ValueError as error:
         if "collide" not in str(error) or '"particles"' not in str(error):
             raise
@@ -110,7 +114,9 @@ def draw(
             f"{particle_dim}, was {max_plate_nesting}"
         ) from error
     _check_one_data_plate(guide_trace, model_trace)
-    draws = Draws(_sites(model_trace, max_plate_nesting), _sites(guide_trace, max_plate_nesting))
+    draws = Draws(
+        sites_of(model_trace, max_plate_nesting), sites_of(guide_trace, max_plate_nesting)
+    )
     for site in draws.model.values():
         if not (site.observed or site.enum_dim is not None or site.name in draws.guide):
             raise ValueError(
@@ -143,7 +149,8 @@ def _latents(trace: Trace) -> Trace:
     return latents
 
 
-def _sites(trace: Trace, max_plate_nesting: int) -> dict[str, Site]:
+def sites_of(trace: Trace, max_plate_nesting: int) -> dict[str, Site]:
+    """The sample sites of a program that ran, by name and in its order."""
     nodes = prune_subsample_sites(trace).nodes
     sites = [_site(node, max_plate_nesting) for node in nodes.values() if node["type"] == "sample"]
     taken = [site.enum_dim for site in sites if site.enum_dim is not None]

@@ -1,16 +1,19 @@
 """The evidence lower bound, with exact sums over enumerated sites."""
 
 import copy
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self
 
 import torch
 from pyro.distributions.util import scale_and_mask
-from torch import Tensor
-from torch.distributions import kl_divergence
+from torch import Tensor, nn
 
 from ppl_vae.checks import check_at_least
-from ppl_vae.inference.draws import Draws, Program, Site, draw, per_datum
+from ppl_vae.free_bits import FreeBits, as_free_bits
+from ppl_vae.inference.baselines import Baseline, centring, check_baseline, description
+from ppl_vae.inference.draws import Draws, Program, draw
+from ppl_vae.inference.kl import closed_kl, lacking, same
 from ppl_vae.inference.objective import Objective
 from ppl_vae.schedules import Schedule
 
@@ -21,7 +24,17 @@ class ELBO(Objective):
     Sites marked `infer={"enumerate": "parallel"}` are summed over exactly: in the guide as
     sum_y q(y | x) (...), and, if the guide leaves them out, in the model as
     log sum_y p(x, y, z). Gradients are by reparametrisation; for latents that have none, unmarked
-    discrete ones among them, by the score function, unbiased but of a large variance.
+    discrete ones among them, by the score function, unbiased but of a large variance:
+
+        (l - b) d log q(z | x),    l = log p(x, z) - log q(z | x)                          (1)
+        b = 0,    b = c    or    b = c + C(x)                                              (2)
+
+    by `baseline`. The signal l is that of a datum and particle without its scale, and b does not
+    depend on z, so it changes the variance alone. After each step c <- 0.9 c + 0.1 mean(l) over
+    the draws of the batch, beginning with the first mean (before which c is 0), and the network C
+    is trained by the squared rest (l - b)^2, which is no part of the loss that is reported. Data
+    that are masked do neither. `fit` and Pyro's SVI do both; `differentiable_loss` alone leaves c
+    as it is. The network is trained in place and is not part of the model.
 
     With `beta` or `free_bits` it is trained by another loss,
     -E_q[log p(x | z)] + beta sum_sites max(free_bits, mean_batch KL(q || p)), and measured (in
@@ -31,26 +44,35 @@ class ELBO(Objective):
         Kingma & Welling, "Auto-Encoding Variational Bayes", 2014, arXiv:1312.6114, equations 2-3
         (and 10 for `analytic_kl`); Ranganath, Gerrish & Blei, "Black box variational inference",
         2014, arXiv:1401.0118, equation 2 (score function).
+        Mnih & Gregor, "Neural variational inference and learning in belief networks", ICML 2014,
+        arXiv:1402.0030, section 2.3 (2, "NVIL").
         Higgins et al., "beta-VAE", ICLR 2017, equation 4 (a constant beta); Sønderby et al.,
         "Ladder variational autoencoders", 2016, arXiv:1602.02282, section 2.3 (warm-up); Kingma et
         al., "Improving variational inference with inverse autoregressive flow", 2016,
         arXiv:1606.04934, appendix C.8 (free bits).
 
+    Differs from the paper:
+        NVIL also divides the signal by a running estimate of its standard deviation and gives each
+        layer of latents a signal of its own; here there is one signal, in nats.
+
     Args:
         k: Number of particles, whose average is taken.
         analytic_kl: KL(q(z | x) || p(z)) in closed form for each latent site in the data plate,
             where the default uses log q - log p at the draw.
+        baseline: b: None, "average", or a `torch.nn.Module` C that is called with the arguments of
+            the programs and gives a number for each datum, shape (N,) or (N, 1): `BaselineNet`.
         beta: Weight of log p(z) - log q(z | x) of every latent site, a number or a `Warmup` that
             `fit` advances.
         free_bits: lambda, in nats: the KL term of each latent site in the data plate, averaged over
-            the batch, counts as max(lambda, KL). It is that of the draws
-            (of `analytic_kl`, the closed forms), whose noise makes the maximum larger on average.
+            the batch, counts as max(lambda, KL); or a `FreeBits`, which may be per unit. It is that
+            of the draws (of `analytic_kl`, the closed forms), whose noise makes the maximum larger
+            on average.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
         ValueError: (when used) a closed form is asked for and there is none for a site; beta is a
-            `Warmup` and the epoch is not known; beta or free bits are asked for and what they are
-            of cannot be told from the rest (see the message).
+            `Warmup` and the epoch is not known; a baseline, beta or free bits are asked for and
+            there is nothing they are for, or it cannot be told from the rest (see the message).
     """
 
     def __init__(
@@ -58,71 +80,127 @@ class ELBO(Objective):
         k: int = 1,
         analytic_kl: bool = False,
         *,
+        baseline: Baseline = None,
         beta: float | Schedule = 1.0,
-        free_bits: float = 0.0,
+        free_bits: float | FreeBits = 0.0,
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_baseline(baseline)
         if not isinstance(beta, Schedule):
             check_at_least("beta", beta, 0)
-        check_at_least("free_bits", free_bits, 0)
+        as_free_bits(free_bits)
         self.analytic_kl, self.beta, self.free_bits = analytic_kl, beta, free_bits
+        self.baseline = baseline
+        self.network = description(baseline)  # a resumed run is compared by such plain attributes
+        self._state = self.state()
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"baseline": self.baseline} if isinstance(self.baseline, nn.Module) else {}
+
+    def state(self) -> dict[str, Tensor]:
+        """c, NaN before the first step, if there is a baseline."""
+        return {} if self.baseline is None else {"baseline": torch.tensor(torch.nan)}
 
     def at(self, epoch: Any) -> Self:
-        if not isinstance(self.beta, Schedule):
-            return self
-        return self._with(self.beta(epoch), self.free_bits)
+        return self._with(beta=self.beta(epoch)) if isinstance(self.beta, Schedule) else self
 
     def measured(self) -> Self:
-        return self._with(1.0, 0.0)
+        return self._with(baseline=None, beta=1.0, free_bits=0.0)
 
-    def _with(self, beta: float, free_bits: float) -> Self:
+    def _with(self, **changes: Any) -> Self:
         changed = copy.copy(self)
-        changed.beta, changed.free_bits = beta, free_bits
+        for name, value in changes.items():
+            setattr(changed, name, value)
         return changed
 
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, **kwargs: Any
     ) -> Tensor:
-        nesting = self.max_plate_nesting
-        draws = draw(model, guide, *data, k=self.k, max_plate_nesting=nesting, **kwargs)
-        settings: dict[str, Any] = {"analytic_kl": self.analytic_kl, "max_plate_nesting": nesting}
+        return self.loss_and_state(model, guide, *data, **kwargs)[0]
+
+    def loss_and_state(
+        self, model: Program, guide: Program, *data: Any, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         beta = self.beta
         if isinstance(beta, Schedule):
             raise ValueError(
                 "beta should be a number where no epoch is known, was a "
                 f"{type(beta).__name__}: fit knows the epoch, elsewhere use objective.at(epoch)"
             )
-        local = elbo_per_datum(draws, beta=beta, **settings)
-        loss = -(local.sum() + elbo_of_globals(draws, beta=beta))
-        if self.free_bits > 0:
-            loss = loss + beta * _below(self.free_bits, draws, **settings)
-        return loss
+        nesting = {"max_plate_nesting": self.max_plate_nesting}
+        draws = draw(model, guide, *data, k=self.k, **nesting, **kwargs)
+        terms = _terms(draws, self.analytic_kl, beta, self.max_plate_nesting)
+        loss, state = -elbo_of_globals(draws, beta=beta), {}
+        if self.baseline is None:
+            loss = loss - terms.bound().sum()
+        else:
+            average = self._state["baseline"]
+            centre = centring(draws, self.baseline, average, *data, **nesting, **kwargs)
+            signal = terms.signal()
+            error = centre.error(signal)  # its gradient, and not its value
+            loss = loss - terms.bound(centre.baseline).sum() + (error - error.detach())
+            state = {"baseline": centre.next_average(signal)}
+        free_bits = as_free_bits(self.free_bits)
+        if free_bits.nats > 0:
+            settings = {"analytic_kl": self.analytic_kl, **nesting}
+            loss = loss + beta * lacking(free_bits, draws, **settings)
+        return loss, state
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What the bound of each datum is made of.
+
+    Attributes:
+        weight: q of the values that the guide enumerates, (..., K, N), or 1.
+        log_w: log p(x, z) - log q(z | x) with scales, (..., K, N).
+        score: log q of the draws that are not reparametrised, (..., K, N), or 0.
+    """
+
+    weight: Tensor
+    log_w: Tensor
+    score: Tensor
+
+    def signal(self) -> Tensor:
+        """The bound of each particle and datum, numbers alone, (K, N)."""
+        return _flat((self.weight * self.log_w).detach())
+
+    def bound(self, baseline: float | Tensor = 0.0) -> Tensor:
+        """The bound of each datum, (N,), its gradient unbiased; baseline as `signal`."""
+        bound = self.weight * self.log_w
+        if self.score.requires_grad:
+            signal = (bound - self.weight * baseline).detach()
+            bound = bound + signal * (self.score - self.score.detach())  # (1)
+        return _flat(bound).mean(0)
+
+
+def _flat(bound: Tensor) -> Tensor:
+    """(K, N) of (..., K, N), enumerated values summed over."""
+    if bound.dim() == 0:  # no site lies in the data plate
+        bound = bound.reshape(1, 1)
+    particles, n = bound.shape[-2:]
+    return bound.reshape(-1, particles, n).sum(0)
 
 
 def elbo_per_datum(
     draws: Draws, *, analytic_kl: bool = False, beta: float = 1.0, max_plate_nesting: int = 1
 ) -> Tensor:
     """The bound of each datum, shape (N,), its gradient unbiased; sites in the data plate only."""
+    return _terms(draws, analytic_kl, beta, max_plate_nesting).bound()
+
+
+def _terms(draws: Draws, analytic_kl: bool, beta: float, max_plate_nesting: int) -> _Terms:
     guide = [site for site in draws.guide.values() if site.local and not site.observed]
-    closed = [site for site in guide if analytic_kl and site.enum_dim is None]
-    open_names = {site.name for site in guide} - {site.name for site in closed}
-    log_w = _log_joint(draws, beta, leave_out={site.name for site in closed})
+    closed = {site.name for site in guide if analytic_kl and site.enum_dim is None}
+    log_w = _log_joint(draws, beta, leave_out=closed)
     for site in guide:
-        if site.name in open_names:
-            log_w = log_w - beta * site.scale * site.log_prob
+        if site.name in closed:
+            log_w = log_w - beta * site.scale * closed_kl(site, draws, max_plate_nesting)
         else:
-            log_w = log_w - beta * site.scale * _kl(site, draws, max_plate_nesting)
-    # Equals 1 without enumerated sites.
+            log_w = log_w - beta * site.scale * site.log_prob
     weight = _sum(site.log_prob for site in guide if site.enum_dim is not None).exp()
-    bound = weight * log_w
-    score = _sum(site.log_prob for site in guide if site.scored)
-    if score.requires_grad:
-        bound = bound + bound.detach() * (score - score.detach())
-    if bound.dim() == 0:  # no site lies in the data plate
-        bound = bound.reshape(1, 1)
-    particles, n = bound.shape[-2:]
-    return bound.reshape(-1, particles, n).sum(0).mean(0)
+    return _Terms(weight, log_w, _sum(site.log_prob for site in guide if site.scored))
 
 
 def elbo_of_globals(draws: Draws, *, beta: float = 1.0) -> Tensor:
@@ -140,30 +218,6 @@ def elbo_of_globals(draws: Draws, *, beta: float = 1.0) -> Tensor:
             term = (site.scale * site.log_prob).sum((-2, -1)) / site.log_prob.shape[-2]
             weight = 1.0 if site.observed else beta
             total = total.to(term) + sign * weight * term.sum()
-    return total
-
-
-def _below(free_bits: float, draws: Draws, *, analytic_kl: bool, max_plate_nesting: int) -> Tensor:
-    """What the KL terms lack of free_bits: max(lambda, KL) = KL + max(0, lambda - KL)."""
-    total = torch.zeros(())
-    for site in draws.guide.values():
-        if not site.local or site.observed:
-            continue
-        prior = draws.model[site.name]
-        if site.scored or site.enum_dim is not None:
-            raise ValueError(
-                f"free_bits should be 0 for latents that are not reparametrised, was {free_bits:g}"
-                f" with the site {site.name!r}"
-            )
-        if not all(same(s.scale, 1.0) and same(s.mask, None) for s in (site, prior)):
-            raise ValueError(
-                f"free_bits should be 0 for sites with a scale or a mask, was {free_bits:g} with "
-                f"the site {site.name!r}"
-            )
-        kl = site.log_prob - prior.log_prob
-        if analytic_kl:
-            kl = _kl(site, draws, max_plate_nesting)
-        total = total + kl.shape[-1] * (free_bits - kl.mean()).clamp(min=0)
     return total
 
 
@@ -194,31 +248,6 @@ def _log_joint(draws: Draws, beta: float, leave_out: set[str]) -> Tensor:
     # The mask once more: a masked datum's sum over C classes is log C, where it should be nothing.
     masked: Tensor = scale_and_mask(joint.logsumexp(dims, keepdim=True), mask=mask)
     return scale * masked
-
-
-def _kl(site: Site, draws: Draws, max_plate_nesting: int) -> Tensor:
-    """KL(q || p) of a latent site in closed form, shape (..., K, N)."""
-    prior = draws.model[site.name]
-    if not (same(site.scale, prior.scale) and same(site.mask, prior.mask)):
-        raise ValueError(
-            f"site {site.name!r} should have one scale and mask in model and guide for a closed "
-            "form of its KL divergence: use analytic_kl=False"
-        )
-    try:
-        kl: Tensor = kl_divergence(site.fn, prior.fn)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"analytic_kl should be False: site {site.name!r} has no closed form of "
-            f"KL({type(site.fn).__name__} || {type(prior.fn).__name__})"
-        ) from error
-    return per_datum(scale_and_mask(kl, mask=site.mask), max_plate_nesting)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two scales or two masks, numbers or arrays, are equal."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b)
-    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 
 def _sum(terms: Any) -> Tensor:

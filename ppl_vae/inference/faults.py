@@ -1,7 +1,7 @@
 """Finding what is at fault: parameters without gradients, and the first site that is not finite."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,14 +9,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 
-def check_finite_parameters(model: nn.Module) -> None:
+def check_finite_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
     """Raises a ValueError that names a parameter which holds NaN or infinity."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         if not bool(parameter.isfinite().all()):
             raise ValueError(f"parameter {name!r} should be finite, held NaN or infinity")
 
 
-def check_gradients(model: nn.Module) -> None:
+def check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
     """After the first step: every parameter that is trained has received a gradient.
 
     Raises:
@@ -26,7 +26,7 @@ def check_gradients(model: nn.Module) -> None:
         UserWarning: some gradients are exactly zero, as an estimator that does not fit the latent
             variables gives (and, rarely, an initialisation with zeros).
     """
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trained = [(name, p) for name, p in parameters.items() if p.requires_grad]
     absent = [name for name, p in trained if p.grad is None]
     if absent:
         raise ValueError(

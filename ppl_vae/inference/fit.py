@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer.elbo import ELBO as PyroELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae.checks import as_numpy, check_positive, check_whole
 from ppl_vae.inference import faults, random_state
@@ -40,13 +41,14 @@ def fit(
     label: str | None = None,
     progress: bool = True,
 ) -> History:
-    """Trains every parameter of `model` by Adam, in place.
+    """Trains every parameter of `model`, and of the objective's networks, by Adam, in place.
 
     Equal arguments give equal weights, bit for bit on one machine's CPU, whether the run was
     interrupted and resumed or not. The caller's random state is left as it was.
 
     Args:
-        model: The pair; it is moved to `device`.
+        model: The pair; it is moved to `device`, and so are the objective's networks, which get
+            its floating type too.
         data: The argument of `model.model`, or a tuple of its arguments: numpy arrays, tensors or
             what is drawn anew for each batch (`ppl_vae.data.Dynamic` pixels, `NormalFeatures`),
             with a first dimension of one length.
@@ -126,13 +128,19 @@ class _Trainer:
         self.model, self.objective, self.arrays = model, objective, arrays
         self.now = objective  # in the epoch that runs
         self.device, self.batch_size = device, batch_size
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
+        own = [p for p in model.parameters() if p.requires_grad]
+        if not own:
             raise ValueError("model should have a parameter to train, had none")
-        faults.check_finite_parameters(model)
-        self.batches = Batches(arrays, device, parameters[0].dtype)
+        given = objective.networks()
+        self.networks = {name: n.to(device, own[0].dtype) for name, n in given.items()}
+        self.parameters = dict(model.named_parameters())
+        for name, network in self.networks.items():
+            self.parameters |= _parameters_of(network, name, model)
+        faults.check_finite_parameters(self.parameters)
+        self.batches = Batches(arrays, device, own[0].dtype)
         self.lr = lr
-        self.optimizer = torch.optim.Adam(parameters, fused=True)
+        trained = [p for p in self.parameters.values() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, fused=True)
         self.state = {name: value.to(device) for name, value in objective.state().items()}
         self.order = torch.Generator()
         self.steps = 0
@@ -143,6 +151,8 @@ class _Trainer:
         if checkpoint is None:
             return
         self.steps = 1  # of which the first was checked
+        for name, network in self.networks.items():
+            _take_over(network, name, part(checkpoint.arrays, f"network.{name}"))
         self.model.with_weights(part(checkpoint.arrays, "model"))
         state: dict[int, dict[str, Tensor]] = {}
         for name, array in part(checkpoint.arrays, "optimizer").items():
@@ -159,6 +169,9 @@ class _Trainer:
     def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
         """Everything that `start` needs to go on after `epoch`."""
         arrays = {f"model.{name}": as_numpy(v) for name, v in self.model.state_dict().items()}
+        for name, network in self.networks.items():
+            weights = network.state_dict()
+            arrays |= {f"network.{name}.{key}": as_numpy(v) for key, v in weights.items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             arrays |= {f"optimizer.{index}.{key}": as_numpy(v) for key, v in values.items()}
         arrays |= {f"objective.{name}": as_numpy(value) for name, value in self.state.items()}
@@ -169,7 +182,8 @@ class _Trainer:
 
     def epoch(self, epoch: int, bar: Progress) -> float:
         """Trains on every datum once; the mean loss per datum over the batches."""
-        self.model.train()
+        for module in (self.model, *self.networks.values()):
+            module.train()
         self.now = self.objective.at(epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
@@ -197,10 +211,12 @@ class _Trainer:
                 )
             loss.backward()
         if self.steps == 0:
-            faults.check_gradients(self.model)
-            kept = keeping_buffers(self.model)
-            with torch.random.fork_rng(), kept, pyro.validation_enabled(True):
-                self.loss(batch)
+            faults.check_gradients(self.parameters)
+            with ExitStack() as kept:
+                for module in (self.model, *self.networks.values()):
+                    kept.enter_context(keeping_buffers(module))
+                with torch.random.fork_rng(), pyro.validation_enabled(True):
+                    self.loss(batch)
         self.optimizer.step()
         self.state = {name: number.detach() for name, number in state.items()}
         self.steps += 1
@@ -211,6 +227,31 @@ class _Trainer:
         objective = self.now.with_state(self.state)
         total, state = objective.loss_and_state(self.model.model, self.model.guide, *batch)
         return total / len(batch[0]), state
+
+
+def _parameters_of(network: nn.Module, name: str, model: Model) -> dict[str, nn.Parameter]:
+    """The parameters of an objective's network, by names that no model's parameter has."""
+    shared = {id(parameter): key for key, parameter in model.named_parameters()}
+    found = dict(network.named_parameters(prefix=f"network:{name}"))
+    for key, parameter in found.items():
+        if id(parameter) in shared:
+            raise ValueError(
+                f"{name} should have parameters of its own, but {key!r} is "
+                f"{shared[id(parameter)]!r} of the model"
+            )
+    return found
+
+
+def _take_over(network: nn.Module, name: str, weights: Mapping[str, np.ndarray]) -> None:
+    """Puts the weights of a checkpoint into an objective's network."""
+    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    saved = {key: value.shape for key, value in weights.items()}
+    if own != saved:
+        raise ValueError(
+            f"{name} should be the network of the run to resume, whose weights are {saved}, "
+            f"had {own}"
+        )
+    network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})
 
 
 def _as_objective(objective: PyroELBO | None) -> Objective:

@@ -1,15 +1,17 @@
 """What `fit`, Pyro's SVI and a user's own loop ask of an objective."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
 from pyro.infer.elbo import ELBO as PyroELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae.checks import check_whole
 from ppl_vae.inference.draws import Program
+from ppl_vae.models.base import show_parameters
 
 
 class Objective(PyroELBO):
@@ -29,6 +31,7 @@ class Objective(PyroELBO):
         settings = {"num_particles": k, "max_plate_nesting": max_plate_nesting}
         super().__init__(**settings)  # type: ignore[no-untyped-call]
         self.k = k
+        self._state: Mapping[str, Tensor] = {}
 
     @abstractmethod
     def differentiable_loss(
@@ -42,10 +45,16 @@ class Objective(PyroELBO):
             return self.differentiable_loss(model, guide, *data, **kwargs).item()
 
     def loss_and_grads(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> float:
-        """The loss as a number; its gradients are added to the parameters (what SVI calls)."""
-        loss = self.differentiable_loss(model, guide, *data, **kwargs)
+        """The loss as a number; its gradients are added to the parameters (what SVI calls).
+
+        The numbers of `state` advance, and SVI is shown the parameters of `networks`.
+        """
+        for network in self.networks().values():
+            show_parameters(network)
+        loss, state = self.loss_and_state(model, guide, *data, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
+        self._state = state
         return loss.item()
 
     def check(self, model: Any, *data: Any) -> None:
@@ -61,6 +70,13 @@ class Objective(PyroELBO):
         self.check(model, *data)
         return self
 
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks of the objective that are trained with the model, in place, by name.
+
+        Most have none. `fit` and Pyro's SVI train them, and `fit` saves them in its checkpoints.
+        """
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """The numbers of the objective that training changes, as they are at first: name -> scalar.
 
@@ -70,7 +86,9 @@ class Objective(PyroELBO):
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:
         """The objective with these numbers in the place of those of `state()`."""
-        return self
+        changed = copy.copy(self)
+        changed._state = dict(state)
+        return changed
 
     def loss_and_state(
         self, model: Program, guide: Program, *data: Any, **kwargs: Any

@@ -79,7 +79,7 @@ class PathObjective(Objective):
     ) -> Tensor:
         with Paths() as paths:
             settings = {"max_plate_nesting": self.max_plate_nesting, **kwargs}
-            draws = draw(model, guide, *data, k=self.k, **settings)
+            draws = draw(model, guide, *data, k=self.num_particles, **settings)
         self.check_draws(draws)
         log_w, scale = log_weights(draws), scale_of(draws)
         value = (scale * self.value(log_w.detach())).sum()

@@ -72,8 +72,8 @@ class SemiSupervised(Objective):
         self, model: Program, guide: Program, *data: Any, **kwargs: Any
     ) -> Tensor:
         *inputs, y = data
-        known = y != UNLABELLED
-        n, n_labelled = len(y), int(known.sum())
+        n, known = check_lengths(*data), y != UNLABELLED
+        n_labelled = int(known.sum())
         fraction = n_labelled / n if self.labelled_fraction is None else self.labelled_fraction
         total = torch.zeros((), device=y.device)
         if n_labelled < n:
@@ -86,7 +86,8 @@ class SemiSupervised(Objective):
             model, guide = poutine.condition(model, labels), poutine.condition(guide, labels)
             draws = self._draw(model, guide, *labelled, **kwargs)
             total = total - fraction * self._bound(draws).mean()  # (6)
-            total = total - self.alpha * draws.guide["y"].log_prob.mean()  # (9)
+            site = draws.guide["y"]
+            total = total - self.alpha * (site.scale * site.log_prob).mean()  # (9)
         return n * total
 
     def _draw(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> Draws:
@@ -97,7 +98,10 @@ class SemiSupervised(Objective):
                 raise ValueError(f"model and guide should have a site 'y', had {list(sites)}")
             for site in sites.values():
                 if not site.local:
-                    raise ValueError(f"site {site.name!r} should lie in the data plate")
+                    raise ValueError(
+                        f"site {site.name!r} should lie in the data plate, but it belongs to all "
+                        "data"
+                    )
         return draws
 
     def _bound(self, draws: Draws) -> Tensor:

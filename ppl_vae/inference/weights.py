@@ -7,7 +7,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from ppl_vae.inference.draws import Draws, Site
-from ppl_vae.inference.elbo import same
+from ppl_vae.inference.kl import same
 
 
 def log_weights(draws: Draws) -> Tensor:

@@ -8,18 +8,15 @@ from ppl_vae.models.cvae import CVAE, GSNN
 from ppl_vae.models.dlgm import DLGM
 from ppl_vae.models.hierarchical_vae import HierarchicalVAE
 from ppl_vae.models.ladder_vae import LadderVAE
+from ppl_vae.models.layers import MLP, BatchNorm, ConcatLinear, Network
 from ppl_vae.models.m1 import M1
 from ppl_vae.models.m1_m2 import M1M2
 from ppl_vae.models.m2 import M2
 from ppl_vae.models.nets import (
-    MLP,
-    BatchNorm,
     BernoulliNet,
     CategoricalNet,
-    ConcatLinear,
     DiagNormalNet,
     FactorisedCategoricalNet,
-    Network,
 )
 from ppl_vae.models.posteriors import RankOneNormal, RankOneNormalNet
 from ppl_vae.models.priors import (

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ppl_vae import files
 from ppl_vae.checks import as_numpy, check_lengths, check_whole, mean_of
-from ppl_vae.models.nets import Network
+from ppl_vae.models.layers import Network
 
 
 class Model(Network):
@@ -217,22 +217,24 @@ _counter = itertools.count()
 
 
 def _shown_to_svi(program: Callable[..., None]) -> Callable[..., None]:
-    """`program`, which shows its module's parameters to Pyro's SVI before it runs.
-
-    SVI trains what `pyro.param` shows it while it listens with `trace(param_only=True)`. The usual
-    `pyro.module("name", self)` in a model makes every instance share the first one's parameters.
-    """
+    """`program`, which shows its module's parameters to Pyro's SVI before it runs."""
 
     @functools.wraps(program)
     def shown(self: nn.Module, *data: Any, **kwargs: Any) -> None:
-        if any(isinstance(h, TraceMessenger) and h.param_only for h in _PYRO_STACK):
-            _show_parameters(self)
+        show_parameters(self)
         return program(self, *data, **kwargs)
 
     return shown
 
 
-def _show_parameters(module: nn.Module) -> None:
+def show_parameters(module: nn.Module) -> None:
+    """Shows Pyro's SVI the parameters of a module, if it looks, by names of the instance's own.
+
+    SVI trains what `pyro.param` shows it while it listens with `trace(param_only=True)`. The usual
+    `pyro.module("name", self)` in a model makes every instance share the first one's parameters.
+    """
+    if not any(isinstance(h, TraceMessenger) and h.param_only for h in _PYRO_STACK):
+        return
     if module not in _names:
         _names[module] = f"{type(module).__name__}-{next(_counter)}"
         weakref.finalize(module, _forget, _names[module])

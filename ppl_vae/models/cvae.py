@@ -41,7 +41,7 @@ class GSNN(ConditionalModel):
             0, ..., c_dim - 1, which networks are given as one-hot vectors.
         z_dim: Size of the latent variable.
         hidden: Hidden layers of the prior (and the encoder); the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         decoder_sees_c: Whether the decoder is p(x | c, z), or p(x | z) alone as in Pyro's example.
         prior: p(z | c), called with c, and with the guess if there is a baseline.
         decoder: p(x | c, z), called with z, and with c if `decoder_sees_c`.
@@ -110,7 +110,7 @@ class CVAE(GSNN):
         c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes.
         z_dim: Size of the latent variable.
         hidden: Hidden layers of prior and encoder; the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         decoder_sees_c: Whether the decoder is p(x | c, z), or p(x | z) alone.
         prior: p(z | c), called with c, and with the guess if there is a baseline.
         encoder: q(z | c, x), called with x, c, and with the guess if there is a baseline.

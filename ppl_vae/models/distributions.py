@@ -28,7 +28,8 @@ class Bernoullis(dist.Independent):
         super().__init__(dist.Bernoulli(logits=logits, validate_args=False), 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        log_prob: Tensor = _LogProb.apply(*torch.broadcast_tensors(self.base_dist.logits, value))
+        apply: Any = _LogProb.apply
+        log_prob: Tensor = apply(*torch.broadcast_tensors(self.base_dist.logits, value))
         return log_prob
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Bernoullis":

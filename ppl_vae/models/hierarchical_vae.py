@@ -41,7 +41,7 @@ class HierarchicalVAE(Model):
         z_dims: Sizes of z_1, ..., z_L.
         hidden: Hidden layers of q(z_1 | x), q(z_2 | z_1), ...: a sequence of sizes for each layer;
             p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         skip: Whether every z_l is an input of all layers below it; it needs hidden layers.
         batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
             the default decoder; see `nets.BatchNorm`.

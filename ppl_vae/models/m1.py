@@ -39,7 +39,7 @@ class M1(VAE):
         x_dim: Size of a datum; data have shape (n, x_dim).
         z_dim: Size of the latent variable, the number of features.
         hidden: Hidden layers of the encoder; the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         prior: p(z), called without inputs.
         encoder: q(z | x), called with x.
         decoder: p(x | z), called with z.

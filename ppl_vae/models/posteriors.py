@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, constraints, register_kl
 
 from ppl_vae.checks import check_whole
-from ppl_vae.models.nets import MLP, Network
+from ppl_vae.models.layers import MLP, Network
 
 
 class RankOneNormal(dist.TorchDistribution):

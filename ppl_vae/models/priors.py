@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ppl_vae.checks import check_whole
-from ppl_vae.models.nets import Network
+from ppl_vae.models.layers import Network
 
 
 class StandardNormal(Network):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ppl_vae.checks import check_arguments, check_layers, check_matrix, check_whole
 from ppl_vae.models.base import Model
 from ppl_vae.models.conditional import ConditionalModel
-from ppl_vae.models.nets import BernoulliNet, FactorisedCategoricalNet, Network
+from ppl_vae.models.layers import Network
+from ppl_vae.models.nets import BernoulliNet, FactorisedCategoricalNet
 from ppl_vae.models.priors import FactorisedBernoulli, FactorisedCategorical
 
 
@@ -71,8 +72,13 @@ class _Layers(Model):
             z = self.seen(pyro.sample(f"z_{layer}", encoder(torch.cat([z, *others], -1))))
 
     def seen(self, z: Tensor) -> Tensor:
-        """What networks see of a layer: 0 and 1, or the one-hot vectors of its categories."""
-        z = z if self.n_categories == 2 else F.one_hot(z, self.n_categories).flatten(-2)
+        """What networks see of a layer: 0 and 1, or the one-hot vectors of its categories.
+
+        Relaxed values (`Relaxed`) are floating, and of categories already such vectors.
+        """
+        if self.n_categories > 2:
+            one_hot = z if z.is_floating_point() else F.one_hot(z, self.n_categories)
+            z = one_hot.flatten(-2)
         return z.to(next(self.parameters()).dtype)
 
 
@@ -122,7 +128,7 @@ class SBN(_Layers):
         z_dims: Numbers of units of z_1, ..., z_L.
         hidden: Hidden layers of q(z_1 | x), q(z_2 | z_1), ...: a sequence of sizes for each layer;
             p(x | z_1), p(z_1 | z_2), ... have them in reverse order. Without any, all are linear.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         n_categories: Number of values of a latent unit: 2 for 0 and 1, z_l of shape (n, z_dims[l]);
             with more z_l has the same shape and holds integers 0, ..., n_categories - 1.
         prior: p(z_L), called without inputs.
@@ -193,7 +199,7 @@ class ConditionalSBN(_Layers, ConditionalModel):
         hidden: Hidden layers of q(z_1 | x, c), q(z_2 | z_1, c), ...: a sequence of sizes for each
             layer; p(x | z_1), p(z_1 | z_2), ... have them in reverse order, and p(z_L | c) those
             of the last in reverse order. Without any, all are linear.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         n_categories: Number of values of a latent unit, see `SBN`.
         recognition: Whether the guide has networks of its own, (4), or is the prior, (5).
         prior: p(z_L | c), called with c.

@@ -30,7 +30,7 @@ class VAE(Model):
         x_dim: Size of a datum; data have shape (n, x_dim).
         z_dim: Size of the latent variable.
         hidden: Hidden layers of the encoder; the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         prior: p(z), called without inputs.
         encoder: q(z | x), called with x.
         decoder: p(x | z), called with z. `BernoulliNet` (the default) for pixels in [0, 1],

@@ -1,19 +1,26 @@
 """The catalogue of objectives, as `ppl_vae.inference`."""
 
+from ppl_vae.free_bits import FreeBits
+from ppl_vae.numpyro.inference.baselines import BaselineNet
+from ppl_vae.numpyro.inference.compare import compare
 from ppl_vae.numpyro.inference.dreg import STL, DReG
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.evaluate import kl_per_site, mean_loss
 from ppl_vae.numpyro.inference.fit import fit
 from ppl_vae.numpyro.inference.geco import GECO
+from ppl_vae.numpyro.inference.gradients import gradient_stats
 from ppl_vae.numpyro.inference.hybrid import Hybrid
 from ppl_vae.numpyro.inference.impute import impute
 from ppl_vae.numpyro.inference.iwae import CIWAE, IWAE, MIWAE
 from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.numpyro.inference.piwae import PIWAE
+from ppl_vae.numpyro.inference.relaxed import Relaxed
 from ppl_vae.numpyro.inference.renyi import CUBO, Renyi
 from ppl_vae.numpyro.inference.semi_supervised import SemiSupervised
 from ppl_vae.numpyro.inference.tvo import TVO
 from ppl_vae.numpyro.inference.vimco import VIMCO
+from ppl_vae.numpyro.inference.wake_sleep import RWS, WakeSleep
 from ppl_vae.runs import History
 from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 
@@ -27,12 +34,18 @@ __all__ = [
     "Hybrid",
     "IWAE",
     "MIWAE",
+    "PIWAE",
+    "RWS",
+    "Relaxed",
     "Renyi",
     "STL",
     "SemiSupervised",
     "TVO",
     "VIMCO",
+    "WakeSleep",
     # their parts
+    "BaselineNet",
+    "FreeBits",
     "Warmup",
     # to build on
     "Objective",
@@ -43,6 +56,9 @@ __all__ = [
     "fit",
     # using
     "impute",
+    # comparing
+    "compare",
+    "gradient_stats",
     # measuring
     "kl_per_site",
     "log_likelihood",

@@ -89,8 +89,8 @@ def draw(
         key: Random key of the draws.
 
     Raises:
-        ValueError: a latent site of the model is not in the guide, a plate lies further left than
-            `max_plate_nesting`, plates of several sizes lie at dimension -1, or a site is
+        ValueError: a latent site of the model is not in the guide, a plate is empty or lies further
+            left than `max_plate_nesting`, plates of several sizes lie at dimension -1, or a site is
             enumerated inside an inner plate.
     """
     particle_dim = -1 - max_plate_nesting
@@ -107,11 +107,18 @@ def draw(
                 program(*data, **kwargs)
         return trace
 
-    guide_trace = run(guide, for_guide)
-    # The model's enumeration goes on at the dimension where the guide's stopped.
-    model_trace = run(handlers.replay(model, _latents(guide_trace)), for_model)
+    try:
+        guide_trace = run(guide, for_guide)
+        # The model's enumeration goes on at the dimension where the guide's stopped.
+        model_trace = run(handlers.replay(model, _latents(guide_trace)), for_model)
+    except AssertionError as error:
+        if "size of plate should be positive" not in str(error):
+            raise
+        raise ValueError("data should hold at least one datum, was empty") from error
     _check_one_data_plate(guide_trace, model_trace)
-    draws = Draws(_sites(model_trace, max_plate_nesting), _sites(guide_trace, max_plate_nesting))
+    draws = Draws(
+        sites_of(model_trace, max_plate_nesting), sites_of(guide_trace, max_plate_nesting)
+    )
     for site in draws.model.values():
         if not (site.observed or site.enum_dim is not None or site.name in draws.guide):
             raise ValueError(
@@ -170,7 +177,8 @@ def _names(trace: Any) -> dict[str, Any]:
     return {name: {**site, "fn": None} for name, site in trace.items()}
 
 
-def _sites(trace: Any, max_plate_nesting: int) -> dict[str, Site]:
+def sites_of(trace: Any, max_plate_nesting: int) -> dict[str, Site]:
+    """The sample sites of a program that ran, by name and in its order."""
     nodes = [node for node in trace.values() if node["type"] == "sample"]
     return {node["name"]: _site(node, max_plate_nesting) for node in nodes}
 

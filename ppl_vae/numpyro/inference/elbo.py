@@ -1,41 +1,53 @@
 """The evidence lower bound, with exact sums over enumerated sites, as `ppl_vae.inference.elbo`."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.scipy.special import logsumexp
-from numpyro.distributions.kl import kl_divergence
+from numpyro import handlers
 from numpyro.distributions.util import scale_and_mask
 
 from ppl_vae.checks import check_at_least
-from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, peel, per_datum
+from ppl_vae.free_bits import FreeBits, as_free_bits
+from ppl_vae.numpyro.inference.baselines import Baseline, centring, check_baseline, description
+from ppl_vae.numpyro.inference.draws import Draws, Program, draw, peel
+from ppl_vae.numpyro.inference.kl import closed_kl, lacking, same
 from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.numpyro.models.base import parameters, with_parameters
 from ppl_vae.schedules import Schedule
 
 
 class ELBO(Objective):
     """-ELBO = -E_q[log p(x, z) - log q(z | x)], as `ppl_vae.inference.ELBO`.
 
+    A baseline is learned by `fit` alone, which has a place for what is learned: `numpyro.infer.SVI`
+    has none and is refused. `fit` leaves the given network as it is, like the model; the one that
+    was trained is in the checkpoint, under "network.baseline".
+
     Args:
         k: Number of particles, whose average is taken.
         analytic_kl: KL(q(z | x) || p(z)) in closed form for each latent site in the data plate,
             where the default uses log q - log p at the draw.
+        baseline: What is taken from the signal of the score function: None, "average", or an
+            `equinox.Module` that is called with the arguments of the programs and gives a number
+            for each datum, shape (N,) or (N, 1): `BaselineNet`.
         beta: Weight of log p(z) - log q(z | x) of every latent site, a number or a `Warmup` that
             `fit` advances.
         free_bits: lambda, in nats: the KL term of each latent site in the data plate, averaged over
-            the batch, counts as max(lambda, KL).
+            the batch, counts as max(lambda, KL); or a `FreeBits`, which may be per unit.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
         ValueError: (when used) a closed form is asked for and there is none for a site; beta is a
-            `Warmup` and the epoch is not known; beta or free bits are asked for and what they are
-            of cannot be told from the rest (see the message).
+            `Warmup` and the epoch is not known; a baseline, beta or free bits are asked for and
+            there is nothing they are for, or it cannot be told from the rest (see the message).
     """
 
     def __init__(
@@ -43,46 +55,125 @@ class ELBO(Objective):
         k: int = 1,
         analytic_kl: bool = False,
         *,
+        baseline: Baseline = None,
         beta: float | Schedule = 1.0,
-        free_bits: float = 0.0,
+        free_bits: float | FreeBits = 0.0,
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_baseline(baseline)
         if not isinstance(beta, Schedule):
             check_at_least("beta", beta, 0)
-        check_at_least("free_bits", free_bits, 0)
+        as_free_bits(free_bits)
         self.analytic_kl, self.beta, self.free_bits = analytic_kl, beta, free_bits
+        self.baseline = baseline
+        self.network = description(baseline)  # a resumed run is compared by such plain attributes
+        self._state = self.state()
+
+    def network_weights(self) -> dict[str, Array]:
+        if not isinstance(self.baseline, eqx.Module):
+            return {}
+        return {f"baseline.{name}": value for name, value in parameters(self.baseline).items()}
+
+    def with_network_weights(self, weights: Mapping[str, Array]) -> Self:
+        own = {name.removeprefix("baseline."): value for name, value in weights.items()}
+        return self._with(baseline=with_parameters(self.baseline, own)) if own else self
+
+    def state(self) -> dict[str, Array]:
+        """c, NaN before the first step, if there is a baseline."""
+        return {} if self.baseline is None else {"baseline": jnp.asarray(jnp.nan)}
+
+    def with_state(self, state: Mapping[str, Array]) -> Self:
+        return self._with(_state=dict(state))
 
     def at(self, epoch: Any) -> Self:
-        if not isinstance(self.beta, Schedule):
-            return self
-        return self._with(self.beta(epoch), self.free_bits)
+        return self._with(beta=self.beta(epoch)) if isinstance(self.beta, Schedule) else self
 
     def measured(self) -> Self:
-        return self._with(1.0, 0.0)
+        return self._with(baseline=None, beta=1.0, free_bits=0.0)
 
-    def _with(self, beta: float, free_bits: float) -> Self:
+    def _with(self, **changes: Any) -> Self:
         changed = copy.copy(self)
-        changed.beta, changed.free_bits = beta, free_bits
+        for name, value in changes.items():
+            setattr(changed, name, value)
         return changed
 
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
     ) -> Array:
-        nesting = self.max_plate_nesting
-        draws = draw(model, guide, *data, k=self.k, max_plate_nesting=nesting, key=key, **kwargs)
-        settings: dict[str, Any] = {"analytic_kl": self.analytic_kl, "max_plate_nesting": nesting}
+        return self.loss_and_state(model, guide, *data, key=key, **kwargs)[0]
+
+    def loss_with_mutable_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if self.baseline is not None:
+            raise ValueError(
+                "baseline should be None in numpyro.infer.SVI, which cannot train it: use "
+                "ppl_vae.numpyro.inference.fit"
+            )
+        return super().loss_with_mutable_state(*args, **kwargs)
+
+    def loss_and_state(
+        self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
+    ) -> tuple[Array, dict[str, Array]]:
         beta = self.beta
         if isinstance(beta, Schedule):
             raise ValueError(
                 "beta should be a number where no epoch is known, was a "
                 f"{type(beta).__name__}: fit knows the epoch, elsewhere use objective.at(epoch)"
             )
-        local = elbo_per_datum(draws, beta=beta, **settings)
-        loss = -(local.sum() + elbo_of_globals(draws, beta=beta))
-        if self.free_bits > 0:
-            loss = loss + beta * _below(self.free_bits, draws, **settings)
-        return loss
+        nesting = {"max_plate_nesting": self.max_plate_nesting}
+        draws = draw(model, guide, *data, k=self.k, key=key, **nesting, **kwargs)
+        terms = _terms(draws, self.analytic_kl, beta, self.max_plate_nesting)
+        loss, state = -elbo_of_globals(draws, beta=beta), {}
+        if self.baseline is None:
+            loss = loss - terms.bound().sum()
+        else:
+            average = self._state["baseline"]
+            # A number that `draw` does not fold in or split off, for dropout in the network.
+            with handlers.seed(rng_seed=jax.random.fold_in(key, 2)):
+                centre = centring(draws, self.baseline, average, *data, **nesting, **kwargs)
+            signal = terms.signal()
+            error = centre.error(signal)  # its gradient, and not its value
+            bound = terms.bound(centre.baseline)
+            loss = loss - bound.sum() + (error - lax.stop_gradient(error))
+            state = {"baseline": centre.next_average(signal)}
+        free_bits = as_free_bits(self.free_bits)
+        if free_bits.nats > 0:
+            settings: dict[str, Any] = {"analytic_kl": self.analytic_kl, **nesting}
+            loss = loss + beta * lacking(free_bits, draws, **settings)
+        return loss, state
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What the bound of each datum is made of.
+
+    Attributes:
+        weight: q of the values that the guide enumerates, (..., K, N), or 1.
+        log_w: log p(x, z) - log q(z | x) with scales, (..., K, N).
+        score: log q of the draws that are not reparametrised, (..., K, N), if there are any.
+    """
+
+    weight: Array
+    log_w: Array
+    score: Array | None
+
+    def signal(self) -> Array:
+        """The bound of each particle and datum, numbers alone, (K, N)."""
+        return _flat(lax.stop_gradient(self.weight * self.log_w))
+
+    def bound(self, baseline: float | Array = 0.0) -> Array:
+        """The bound of each datum, (N,), its gradient unbiased; baseline as `signal`."""
+        bound = self.weight * self.log_w
+        if self.score is not None:
+            signal = lax.stop_gradient(bound - self.weight * baseline)
+            bound = bound + signal * (self.score - lax.stop_gradient(self.score))
+        return _flat(bound).mean(0)
+
+
+def _flat(bound: Array) -> Array:
+    """(K, N) of (..., K, N), enumerated values summed over."""
+    particles, n = bound.shape[-2:]
+    return bound.reshape(-1, particles, n).sum(0)
 
 
 def elbo_per_datum(
@@ -93,24 +184,21 @@ def elbo_per_datum(
     max_plate_nesting: int = 1,
 ) -> Array:
     """The bound of each datum, shape (N,), its gradient unbiased; sites in the data plate only."""
+    return _terms(draws, analytic_kl, beta, max_plate_nesting).bound()
+
+
+def _terms(draws: Draws, analytic_kl: bool, beta: float | Array, max_plate_nesting: int) -> _Terms:
     guide = [site for site in draws.guide.values() if site.local and not site.observed]
-    closed = [site for site in guide if analytic_kl and site.enum_dim is None]
-    open_names = {site.name for site in guide} - {site.name for site in closed}
-    log_w = _log_joint(draws, beta, leave_out={site.name for site in closed})
+    closed = {site.name for site in guide if analytic_kl and site.enum_dim is None}
+    log_w = _log_joint(draws, beta, leave_out=closed)
     for site in guide:
-        if site.name in open_names:
-            log_w = log_w - beta * site.scale * site.log_prob
+        if site.name in closed:
+            log_w = log_w - beta * site.scale * closed_kl(site, draws, max_plate_nesting)
         else:
-            log_w = log_w - beta * site.scale * _kl(site, draws, max_plate_nesting)
-    # Equals 1 without enumerated sites.
+            log_w = log_w - beta * site.scale * site.log_prob
     weight = jnp.exp(_sum(site.log_prob for site in guide if site.enum_dim is not None))
-    bound = weight * log_w
     scored = [site.log_prob for site in guide if site.scored]
-    if scored:
-        score = _sum(scored)
-        bound = bound + lax.stop_gradient(bound) * (score - lax.stop_gradient(score))
-    particles, n = bound.shape[-2:]
-    return bound.reshape(-1, particles, n).sum(0).mean(0)
+    return _Terms(weight, log_w, _sum(scored) if scored else None)
 
 
 def elbo_of_globals(draws: Draws, *, beta: float | Array = 1.0) -> Array:
@@ -123,35 +211,11 @@ def elbo_of_globals(draws: Draws, *, beta: float | Array = 1.0) -> Array:
             if site.scored or site.enum_dim is not None:
                 raise ValueError(
                     f"site {site.name!r} should be reparametrised or lie in the data plate, was a "
-                    f"global {_kind(site)}: use another numpyro.infer.ELBO"
+                    f"global {type(peel(site.fn)[0]).__name__}: use another numpyro.infer.ELBO"
                 )
             term = (site.scale * site.log_prob).sum((-2, -1)) / site.log_prob.shape[-2]
             weight = 1.0 if site.observed else beta
             total = total + sign * weight * term.sum()
-    return total
-
-
-def _below(free_bits: float, draws: Draws, *, analytic_kl: bool, max_plate_nesting: int) -> Array:
-    """What the KL terms lack of free_bits: max(lambda, KL) = KL + max(0, lambda - KL)."""
-    total = jnp.zeros(())
-    for site in draws.guide.values():
-        if not site.local or site.observed:
-            continue
-        prior = draws.model[site.name]
-        if site.scored or site.enum_dim is not None:
-            raise ValueError(
-                f"free_bits should be 0 for latents that are not reparametrised, was {free_bits:g}"
-                f" with the site {site.name!r}"
-            )
-        if not all(same(s.scale, 1.0) and same(s.mask, None) for s in (site, prior)):
-            raise ValueError(
-                f"free_bits should be 0 for sites with a scale or a mask, was {free_bits:g} with "
-                f"the site {site.name!r}"
-            )
-        kl = site.log_prob - prior.log_prob
-        if analytic_kl:
-            kl = _kl(site, draws, max_plate_nesting)
-        total = total + kl.shape[-1] * jnp.maximum(free_bits - kl.mean(), 0)
     return total
 
 
@@ -182,39 +246,6 @@ def _log_joint(draws: Draws, beta: float | Array, leave_out: set[str]) -> Array:
     # The mask once more: a masked datum's sum over C classes is log C, where it should be nothing.
     masked: Array = scale_and_mask(logsumexp(joint, axis=dims, keepdims=True), mask=mask)
     return scale * masked
-
-
-def _kl(site: Site, draws: Draws, max_plate_nesting: int) -> Array:
-    """KL(q || p) of a latent site in closed form, shape (..., K, N)."""
-    prior = draws.model[site.name]
-    if not (same(site.scale, prior.scale) and same(site.mask, prior.mask)):
-        raise ValueError(
-            f"site {site.name!r} should have one scale and mask in model and guide for a closed "
-            "form of its KL divergence: use analytic_kl=False"
-        )
-    try:
-        kl = kl_divergence(peel(site.fn)[0], peel(prior.fn)[0])
-    except NotImplementedError as error:
-        raise ValueError(
-            f"analytic_kl should be False: site {site.name!r} has no closed form of "
-            f"KL({_kind(site)} || {_kind(prior)})"
-        ) from error
-    shape = jnp.broadcast_shapes(site.fn.batch_shape, prior.fn.batch_shape)
-    return per_datum(scale_and_mask(jnp.broadcast_to(kl, shape), mask=site.mask), max_plate_nesting)
-
-
-def _kind(site: Site) -> str:
-    return type(peel(site.fn)[0]).__name__
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two scales or two masks, numbers or arrays, are equal."""
-    arrays = [isinstance(value, jax.Array | np.ndarray) for value in (a, b)]
-    if a is b or not any(arrays):
-        return a is b or bool(a == b)
-    # What jit traces has no values to compare.
-    traced = any(isinstance(value, jax.core.Tracer) for value in (a, b))
-    return all(arrays) and not traced and np.array_equal(a, b)
 
 
 def _sum(terms: Iterable[Array]) -> Array:

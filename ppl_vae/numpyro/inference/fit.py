@@ -19,12 +19,14 @@ from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.evaluate import mean_loss
 from ppl_vae.numpyro.inference.objective import NumPyroObjective, Objective, SharedState
 from ppl_vae.numpyro.models.base import Model, buffers, parameters, with_parameters
-from ppl_vae.numpyro.models.nets import training
+from ppl_vae.numpyro.models.layers import training
 from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part, plain
 from ppl_vae.schedules import Schedule
 
 Validation = Callable[[Any], Mapping[str, float]]
 Weights: TypeAlias = dict[str, Array]
+NETWORK = "network:"
+"""How the names of the objective's weights begin, and no name of a model's."""
 
 
 def fit(
@@ -45,7 +47,8 @@ def fit(
 ) -> History:
     """Trains every parameter of `model` by Adam; the trained model is `fit(model, ...).model`.
 
-    As `ppl_vae.inference.fit`, but the given model stays as it is.
+    As `ppl_vae.inference.fit`, but the given model stays as it is, and so do networks of the
+    objective, whose trained weights are in the checkpoint alone.
     Equal arguments give equal weights, bit for bit on one machine's CPU, whether the run was
     interrupted and resumed or not.
 
@@ -130,9 +133,11 @@ class _Trainer:
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
         self.device, self.batch_size, self.seed = device, batch_size, seed
-        self.weights = self._place(parameters(model))
-        if not self.weights:
+        own = parameters(model)
+        if not own:
             raise ValueError("model should have a parameter to train, had none")
+        networks = {NETWORK + name: value for name, value in objective.network_weights().items()}
+        self.weights = self._place(own | networks)
         faults.check_finite_parameters(self.weights)
         self.buffers = self._place(buffers(model))
         self.batches = Batches(arrays, device, next(iter(self.weights.values())).dtype)
@@ -152,6 +157,8 @@ class _Trainer:
             return
         self.new = False
         weights = part(checkpoint.arrays, "model")
+        weights |= {NETWORK + n: a for n, a in part(checkpoint.arrays, "network").items()}
+        self._check_networks(weights)
         self.weights = self._place({name: weights[name] for name in self.weights})
         self.buffers = self._place({name: weights[name] for name in self.buffers})
         saved = part(checkpoint.arrays, "objective")
@@ -160,14 +167,28 @@ class _Trainer:
         new = [leaves[str(number)] for number in range(len(leaves))]
         self.adam = self._place(jax.tree.unflatten(jax.tree.structure(self.adam), new))
 
+    def _check_networks(self, weights: Mapping[str, np.ndarray]) -> None:
+        """The networks of the objective are those of the checkpoint; the model was compared."""
+        own, saved = (
+            {name: value.shape for name, value in arrays.items() if name.startswith(NETWORK)}
+            for arrays in (self.weights, weights)
+        )
+        if own != saved:
+            raise ValueError(
+                f"objective should have the networks of the run to resume, whose weights are "
+                f"{saved}, had {own}"
+            )
+
     def _place(self, state: Any) -> Any:
         """A copy on the device, because the program takes over the memory of its state."""
         return jax.device_put(jax.tree.map(np.array, state), self.device)
 
     def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
         """Everything that `start` needs to go on after `epoch`."""
-        model = self.weights | self.buffers
-        arrays = {f"model.{name}": np.array(value) for name, value in model.items()}
+        arrays = {}
+        for name, value in (self.weights | self.buffers).items():
+            own = name.removeprefix(NETWORK)
+            arrays[f"model.{name}" if own == name else f"network.{own}"] = np.array(value)
         arrays |= {f"objective.{name}": np.array(value) for name, value in self.state.items()}
         for number, leaf in enumerate(jax.tree.leaves(self.adam)):
             arrays[f"optimizer.{number}"] = np.array(leaf)
@@ -215,10 +236,12 @@ class _Trainer:
         for_pixels, for_draws = jax.random.split(key)
         batch = self.batches.take(data, index, for_pixels)
         model = with_parameters(self.model, weights | buffers)
+        own = {n.removeprefix(NETWORK): w for n, w in weights.items() if n.startswith(NETWORK)}
         held = SharedState()
         with training(), held:
             total, state = (
                 self.objective.at(epoch)
+                .with_network_weights(own)
                 .with_state(state)
                 .loss_and_state(model.model, model.guide, *batch, key=for_draws)
             )

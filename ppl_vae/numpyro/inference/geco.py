@@ -173,6 +173,8 @@ def _check_arguments(tolerance: Any, inner: Any, update: Any) -> None:
 def _check(draws: Draws, inner: Sequence[str]) -> None:
     latents = [site for site in draws.guide.values() if not site.observed]
     names = [site.name for site in latents]
+    if not latents:
+        raise ValueError("guide should draw a latent site, whose KL is made small, drew none")
     for name in inner:
         if name not in names:
             raise ValueError(f"inner should be latent sites of the guide, {names}, had {name!r}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax import Array, lax
 
-from ppl_vae.numpyro.inference.draws import Program, draw
+from ppl_vae.numpyro.inference.draws import Draws, Program, draw
 from ppl_vae.numpyro.inference.objective import Objective
 from ppl_vae.numpyro.inference.weights import check_per_datum, latents, log_weights, scale_of
 
@@ -38,6 +38,10 @@ class MultiSample(Objective):
         settings = {"max_plate_nesting": self.max_plate_nesting, "key": key, **kwargs}
         draws = draw(model, guide, *data, k=self.num_particles, **settings)
         check_per_datum(draws)
+        return self.loss_of(draws)
+
+    def loss_of(self, draws: Draws) -> Array:
+        """The loss of these draws, `num_particles` of them, with its gradient."""
         log_w = self._grouped(log_weights(draws))
         bound = self.bound(log_w)
         scored = [site.log_prob for site in latents(draws) if site.scored]

@@ -72,6 +72,17 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
         self.check(model, *data)
         return self
 
+    def network_weights(self) -> dict[str, Array]:
+        """The weights of networks of the objective that are trained with the model, by name.
+
+        Most have none. `fit` trains them and saves them in its checkpoints.
+        """
+        return {}
+
+    def with_network_weights(self, weights: Mapping[str, Array]) -> Self:
+        """The objective with these weights in the place of those of `network_weights()`."""
+        return self
+
     def state(self) -> dict[str, Array]:
         """The numbers of the objective that training changes, as they are at first: name -> scalar.
 

@@ -76,7 +76,7 @@ class PathObjective(Objective):
         settings = {"max_plate_nesting": self.max_plate_nesting, "key": key, **kwargs}
 
         def run() -> Draws:
-            return draw(model, guide, *data, k=self.k, **settings)
+            return draw(model, guide, *data, k=self.num_particles, **settings)
 
         draws = run()
         self.check_draws(draws)

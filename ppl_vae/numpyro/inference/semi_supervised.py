@@ -65,8 +65,8 @@ class SemiSupervised(Objective):
         self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
     ) -> Array:
         *inputs, y = data
-        known = self._known(y)
-        n, n_labelled = len(known), int(known.sum())
+        n, known = check_lengths(*data), self._known(y)
+        n_labelled = int(known.sum())
         fraction = n_labelled / n if self.labelled_fraction is None else self.labelled_fraction
         total = jnp.zeros(())
         for_unlabelled, for_labelled = jax.random.split(key)
@@ -81,7 +81,8 @@ class SemiSupervised(Objective):
             guide = handlers.condition(guide, data=labels)
             draws = self._draw(model, guide, *labelled, key=for_labelled, **kwargs)
             total = total - fraction * self._bound(draws).mean()  # (6)
-            total = total - self.alpha * draws.guide["y"].log_prob.mean()  # (9)
+            site = draws.guide["y"]
+            total = total - self.alpha * (site.scale * site.log_prob).mean()  # (9)
         return n * total
 
     def _known(self, y: Any) -> npt.NDArray[np.bool_]:
@@ -103,7 +104,10 @@ class SemiSupervised(Objective):
                 raise ValueError(f"model and guide should have a site 'y', had {list(sites)}")
             for site in sites.values():
                 if not site.local:
-                    raise ValueError(f"site {site.name!r} should lie in the data plate")
+                    raise ValueError(
+                        f"site {site.name!r} should lie in the data plate, but it belongs to all "
+                        "data"
+                    )
         return draws
 
     def _bound(self, draws: Draws) -> Array:

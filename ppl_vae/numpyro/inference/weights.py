@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from numpyro.distributions.util import scale_and_mask
 
 from ppl_vae.numpyro.inference.draws import Draws, Site, peel
-from ppl_vae.numpyro.inference.elbo import same
+from ppl_vae.numpyro.inference.kl import same
 
 
 def log_weights(draws: Draws) -> Array:

@@ -17,7 +17,7 @@ from numpyro.primitives import mutable
 
 from ppl_vae import files
 from ppl_vae.checks import as_numpy, check_lengths, check_whole, mean_of
-from ppl_vae.numpyro.models.nets import Network
+from ppl_vae.numpyro.models.layers import Network
 
 
 class Model(Network):

@@ -19,7 +19,7 @@ class Baseline(ConditionalModel):
         c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes
             0, ..., c_dim - 1, which the network is given as one-hot vectors.
         hidden: Sizes of the hidden layers.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         baseline: p0(x | c), called with c.
         key: Random key of the initial weights.
     """

@@ -11,14 +11,8 @@ from jax import Array
 
 from ppl_vae.checks import check_arguments, check_layers, check_matrix
 from ppl_vae.numpyro.models.base import Model
-from ppl_vae.numpyro.models.nets import (
-    MLP,
-    BernoulliNet,
-    Conditional,
-    DiagNormalNet,
-    Linear,
-    Network,
-)
+from ppl_vae.numpyro.models.layers import MLP, Linear, Network
+from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.posteriors import RankOneNormalNet
 from ppl_vae.numpyro.models.priors import StandardNormal
 
@@ -44,7 +38,7 @@ class DLGM(Model):
             sizes for each layer. The encoder of xi_l has the first l of them one after another;
             T_0, T_1, ... have one each, in reverse order (an empty one makes T_l linear).
         covariance: Of q: "rank_one" or "diagonal".
-        activation: Of the hidden layers: "relu", "softplus", "tanh", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "relu", "softplus", "tanh", ...; see `layers.ACTIVATIONS`.
         batch_norm: Whether hidden layers are normalised; see `nets.BatchNorm`.
         transforms: T_1, ..., T_{L-1}, called with h_{l+1}, which give the mean of h_l.
         encoders: N(mu_l(x), C_l(x)) for l = 1, ..., L, called with x.

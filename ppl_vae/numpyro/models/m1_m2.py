@@ -26,7 +26,7 @@ class M1M2(ClassifierMixin, Model):
         z_dims: Sizes of z_1 and z_2.
         hidden: Hidden layers of q(z_1 | x), and those of q(y | z_1) and q(z_2 | z_1, y);
             p(x | z_1) and p(z_1 | y, z_2) have them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         prior: p(z_2), called without inputs.
         encoder: q(z_1 | x), called with x; that of a trained `M1`, say.
         classifier: q(y | z_1), called with z_1.

@@ -25,7 +25,7 @@ class M2(ClassifierMixin, Model):
         n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
         z_dim: Size of the latent variable ("style").
         hidden: Hidden layers of the encoder and the classifier; the decoder's are reversed.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         prior: p(z), called without inputs.
         classifier: q(y | x), called with x.
         encoder: q(z | x, y), called with x and y as a one-hot vector.

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.kl import kl_divergence
 
 from ppl_vae.checks import check_whole
-from ppl_vae.numpyro.models.nets import MLP, Linear, Network
+from ppl_vae.numpyro.models.layers import MLP, Linear, Network
 
 
 class RankOneNormal(dist.Distribution):  # type: ignore[misc]

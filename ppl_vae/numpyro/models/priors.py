@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ppl_vae.checks import check_whole
-from ppl_vae.numpyro.models.nets import Network
+from ppl_vae.numpyro.models.layers import Network
 
 
 class StandardNormal(Network):

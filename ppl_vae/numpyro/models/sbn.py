@@ -84,10 +84,15 @@ class _Layers(Model):
             z = self.seen(numpyro.sample(f"z_{layer}", encoder(jnp.concatenate([z, *others], -1))))
 
     def seen(self, z: Array) -> Array:
-        """What networks see of a layer: 0 and 1, or the one-hot vectors of its categories."""
+        """What networks see of a layer: 0 and 1, or the one-hot vectors of its categories.
+
+        Relaxed values (`Relaxed`) are floating, and of categories already such vectors.
+        """
         if self.n_categories == 2:
             return z.astype(float)
-        return jax.nn.one_hot(z, self.n_categories).reshape(*z.shape[:-1], -1)
+        floating = jnp.issubdtype(z.dtype, jnp.floating)
+        one_hot = z if floating else jax.nn.one_hot(z, self.n_categories)
+        return one_hot.reshape(*one_hot.shape[:-2], -1)
 
 
 def _net(
@@ -121,7 +126,7 @@ class SBN(_Layers):
         z_dims: Numbers of units of z_1, ..., z_L.
         hidden: Hidden layers of q(z_1 | x), q(z_2 | z_1), ...: a sequence of sizes for each layer;
             p(x | z_1), p(z_1 | z_2), ... have them in reverse order. Without any, all are linear.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         n_categories: Number of values of a latent unit: 2 for 0 and 1, z_l of shape (n, z_dims[l]);
             with more z_l has the same shape and holds integers 0, ..., n_categories - 1.
         prior: p(z_L), called without inputs.
@@ -176,7 +181,7 @@ class ConditionalSBN(_Layers, ConditionalModel):
         hidden: Hidden layers of q(z_1 | x, c), q(z_2 | z_1, c), ...: a sequence of sizes for each
             layer; p(x | z_1), p(z_1 | z_2), ... have them in reverse order, and p(z_L | c) those
             of the last in reverse order. Without any, all are linear.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         n_categories: Number of values of a latent unit, see `SBN`.
         recognition: Whether the guide has networks of its own, (4), or is the prior, (5).
         prior: p(z_L | c), called with c.

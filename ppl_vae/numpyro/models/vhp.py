@@ -26,7 +26,7 @@ class VHP(Model):
         zeta_dim: Size of zeta.
         hidden: Hidden layers of q(z | x) and of q(zeta | z); p(x | z) and p(z | zeta) have them in
             reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `nets.ACTIVATIONS`.
+        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         hyperprior: p(zeta), called without inputs.
         prior: p(z | zeta), called with zeta.
         encoder: q(z | x), called with x.

@@ -1,0 +1,112 @@
+"""Estimates with their standard errors, for both backends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from ppl_vae.checks import as_numpy
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """An estimated number of nats for each datum, by Monte Carlo.
+
+    Its text is mean ± standard error over the data: "-86.64 ± 0.79 (1000 data)". A slice is an
+    estimate of these data.
+
+    Attributes:
+        values: The estimates, shape (n,).
+        errors: The standard error of each one as a Monte Carlo estimate, shape (n,); NaN where it
+            cannot be told. It is small beside the spread of the data, see `standard_error`.
+
+    Raises:
+        ValueError: values and errors are not vectors of one length, or are empty.
+    """
+
+    values: np.ndarray
+    errors: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = self.values.shape, self.errors.shape
+        if len(shapes[0]) != 1 or shapes[0] != shapes[1] or shapes[0] == (0,):
+            raise ValueError(f"values and errors should have one shape (n,), had {shapes}")
+
+    @classmethod
+    def of_weights(cls, log_sums: tuple[Any, Any], k: int) -> Self:
+        """log 1/k sum_i w_i of each datum, and its standard error by the delta method.
+
+            error^2 = Var(m) / m^2 = (k sum_i w_i^2 / (sum_i w_i)^2 - 1) / (k - 1)
+
+        with m = 1/k sum_i w_i.
+
+        Args:
+            log_sums: log sum_i w_i and log sum_i w_i^2, of shape (n,), on any device.
+            k: Number of weights of each datum; of one alone the error is NaN.
+        """
+        log_sum, squares = (as_numpy(value).astype(float) for value in log_sums)
+        if k == 1:
+            return cls(log_sum, np.full_like(log_sum, np.nan))
+        excess = k * np.exp(squares - 2 * log_sum) - 1
+        return cls(log_sum - np.log(k), np.sqrt(np.maximum(excess, 0) / (k - 1)))
+
+    @classmethod
+    def join(cls, parts: Sequence["Estimate"]) -> Self:
+        """The estimates of several batches of data as one."""
+        values, errors = ([getattr(p, name) for p in parts] for name in ("values", "errors"))
+        return cls(np.concatenate(values), np.concatenate(errors))
+
+    @property
+    def mean(self) -> float:
+        """The mean over the data."""
+        return float(self.values.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean as that of all data these were drawn from; NaN for one datum.
+
+        That the values are estimates is in it: their Monte Carlo errors are part of their spread.
+        """
+        n = len(self)
+        return float(self.values.std(ddof=1) / n**0.5) if n > 1 else float("nan")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: slice) -> Self:
+        return type(self)(self.values[index], self.errors[index])
+
+    def __str__(self) -> str:
+        if len(self) == 1:
+            return f"{self.mean:.2f} (1 datum)"
+        return f"{self.mean:.2f} ± {self.standard_error:.2f} ({len(self)} data)"
+
+
+@dataclass(frozen=True, eq=False)
+class BDMC:
+    """Two bounds on log p(x) of simulated data by bidirectional Monte Carlo, in nats.
+
+    Attributes:
+        lower: By annealing from the prior: on average at most log p(x).
+        upper: By annealing back from the latents that x was simulated with: on average, over x and
+            these, at least log p(x). All chains of a datum begin at one point, so that their spread
+            does not tell the error of the datum: `upper.errors` are NaN.
+    """
+
+    lower: Estimate
+    upper: Estimate
+
+    @classmethod
+    def of_inverse(cls, forwards: Estimate, backwards: Estimate) -> Self:
+        """Of estimates of log p(x), and of log 1 / p(x) by chains that begin at one point."""
+        upper = Estimate(-backwards.values, np.full(len(backwards), np.nan))
+        return cls(forwards, upper)
+
+    @property
+    def gap(self) -> Estimate:
+        """upper - lower of each datum: on average at least the error of either."""
+        return Estimate(self.upper.values - self.lower.values, self.upper.errors)
+
+    def __str__(self) -> str:
+        return f"lower {self.lower}, upper {self.upper}, gap {self.gap}"

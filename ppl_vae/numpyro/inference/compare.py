@@ -1,0 +1,109 @@
+"""Several objectives for one model, as `ppl_vae.inference.compare`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ppl_vae.checks import check_whole, one_draw
+from ppl_vae.measures.comparison import Objectives, Row, by_name, compared, row
+from ppl_vae.numpyro.inference.batches import as_tuple
+from ppl_vae.numpyro.inference.diagnostics import posterior_collapse
+from ppl_vae.numpyro.inference.evaluate import mean_loss
+from ppl_vae.numpyro.inference.fit import fit
+from ppl_vae.numpyro.inference.gradients import gradient_stats
+from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
+from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.numpyro.models.base import Model
+from ppl_vae.runs import History
+from ppl_vae.schedules import Schedule
+
+
+def compare(
+    model: Model,
+    objectives: Objectives,
+    data: Any,
+    test: Any,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    lr: float | Schedule = 1e-3,
+    k: int = 5000,
+    repeats: int = 100,
+    device: str | jax.Device = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    axes: Sequence[Any] | None = None,
+    progress: bool = True,
+) -> Any:
+    """Trains the model by each objective, from the same weights, as `ppl_vae.inference.compare`.
+
+    Draws the ELBO of the test data after each epoch, and log p(x) at the end.
+
+    Args:
+        model: The pair, which stays as it is.
+        objectives: Name -> objective, or a sequence of objectives, whose names are then such as
+            IWAE-5.
+        data: What they are trained on, as `fit` takes it.
+        test: What they are measured on, likewise; of data that are drawn anew one draw is taken.
+        epochs: Number of epochs of each.
+        batch_size: Data per batch; the gradients are those of the first so many test data.
+        lr: Adam's step size, or a schedule of it.
+        k: Draws for each datum for log p(x).
+        repeats: Number of gradients from which the signal-to-noise ratio is found.
+        device: As in `fit`.
+        seed: Of everything random.
+        out: Folder with a run of `fit`, and the trained model, for each; made if need be.
+        resume: Go on with the runs in `out`.
+        axes: Where to draw, two of matplotlib's axes; by default on a new figure of pyplot's.
+        progress: Whether to show progress.
+
+    Returns:
+        A pandas DataFrame, a row for each objective, in nats per test datum: "bound" (what the
+        objective itself measures, minus its loss), "elbo", "log_likelihood" (importance sampling)
+        with its "standard_error" over the data, "kl" of guide and prior, "active_units",
+        "seconds_per_epoch" (the median), and for each network of the pair "snr_encoder", ... (see
+        `gradient_stats`) at the end of training.
+
+    Raises:
+        ValueError: an argument is not what it should be, or a latent site of the pair lies outside
+            the data plate.
+        ImportError: pandas is not installed.
+    """
+    named = by_name(objectives)
+    check_whole("batch_size", batch_size, 1)
+    arrays = tuple(one_draw(as_tuple(test), seed))
+    batch = tuple(part[:batch_size] for part in arrays)
+    folder = None if out is None else Path(out)
+
+    def train(name: str, objective: Objective) -> History:
+        history = fit(
+            model,
+            data,
+            objective,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            device=device,
+            seed=seed,
+            validation=lambda model: {"elbo": -mean_loss(model, arrays, seed=seed)},
+            out=None if folder is None else folder / name,
+            resume=resume,
+            label=name,
+            progress=progress,
+        )
+        if folder is not None:
+            history.model.save(folder / f"{name}.safetensors")
+        return history
+
+    def measure(objective: Objective, history: History) -> Row:
+        trained = history.model
+        bound = -mean_loss(trained, arrays, objective, seed=seed)
+        log_p = log_likelihood(trained, arrays, k, seed=seed)
+        collapse = posterior_collapse(trained, arrays, seed=seed)
+        stats = gradient_stats(objective, trained, batch, repeats, seed=seed)
+        return row(bound, log_p, collapse, history, stats["snr"])
+
+    return compared(named, train, measure, axes)
