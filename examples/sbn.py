@@ -13,30 +13,33 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 from cli import finish, run
 from density import DensitySettings, Result, chosen_of, load, samples, table, train
 
-from ppl_vae import inference, plots
+from ppl_vae import plots
+from ppl_vae.inference import ELBO, RWS, VIMCO, BaselineNet
 from ppl_vae.models import SBN
-
-BY_NAME: dict[str, Callable[[int], Any]] = {
-    "REINFORCE": inference.ELBO,
-    "IWAE": inference.IWAE,
-    "VIMCO": inference.VIMCO,
-}
-"""Estimators whose one argument is the number of particles."""
 
 
 @dataclass(frozen=True)
 class Settings(DensitySettings):
     """The flags."""
 
+    epochs: int = 200
+    """Passes over the training images."""
+    lr: float = 1e-2
+    """Step size of Adam in the first epoch."""
+    lr_end: float = 1e-3
+    """Step size in the last epoch; it falls by one factor per epoch."""
     estimators: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME-K ...")] = (
         "REINFORCE-5",
+        "NVIL-5",
         "VIMCO-5",
+        "RWS-5",
     )
-    """Estimators and their particles; differences are to the first."""
+    """REINFORCE, NVIL, VIMCO or RWS, and their particles; differences are to the first."""
     z_dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (50, 50)
     """Numbers of units of z_1, z_2, ..."""
     out: Path = Path("out/sbn")
@@ -60,9 +63,11 @@ DEFAULTS = {
 
 
 def main(settings: Settings) -> None:
-    chosen = chosen_of("estimators", settings.estimators, BY_NAME)
     images = load(settings)
-    make = partial(SBN, images.train.x.shape[1], settings.z_dims)
+    x_dim = images.train.x.shape[1]
+    torch.manual_seed(settings.seed)
+    chosen = chosen_of("estimators", settings.estimators, known(x_dim))
+    make = partial(SBN, x_dim, settings.z_dims)
     results: dict[str, Result] = {}
     for name, objective in chosen.items():
         results[name] = train(name, make, images, settings, objective)
@@ -75,6 +80,16 @@ def main(settings: Settings) -> None:
         {"curves": curves.figure, "samples": samples(last, images, settings.seed)},
         {name: result.model for name, result in results.items()},
     )
+
+
+def known(x_dim: int) -> dict[str, Callable[[int], Any]]:
+    """Estimators by name, whose one argument is the number of particles."""
+    return {
+        "REINFORCE": ELBO,
+        "NVIL": lambda k: ELBO(k, baseline=BaselineNet(x_dim)),
+        "VIMCO": VIMCO,
+        "RWS": RWS,
+    }
 
 
 if __name__ == "__main__":

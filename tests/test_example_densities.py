@@ -72,7 +72,7 @@ MODELS = {
         "VAE+BN+WU, 3 layers": HierarchicalVAE,
         "LVAE+BN+WU, 3 layers": LadderVAE,
     },
-    "sbn": {"REINFORCE-5": SBN, "VIMCO-5": SBN},
+    "sbn": {"REINFORCE-5": SBN, "NVIL-5": SBN, "VIMCO-5": SBN, "RWS-5": SBN},
 }
 PICTURES = {"dlgm": "imputation", "ladder": "layers"}
 
@@ -295,7 +295,7 @@ WRONG = {
     },
     "sbn": {
         "--estimators": "estimators should be at least one, was none",
-        "--estimators ELBO-5": "VIMCO and a number, as in REINFORCE-5, was 'ELBO-5'",
+        "--estimators ELBO-5": "RWS and a number, as in REINFORCE-5, was 'ELBO-5'",
         "--estimators VIMCO-1": "k should be a whole number of at least 2, was 1",
         "--z-dims": "z_dims should hold the size of at least one layer, was ()",
         "--train-on test": "test",

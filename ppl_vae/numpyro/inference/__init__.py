@@ -1,8 +1,19 @@
 """The catalogue of objectives, as `ppl_vae.inference`."""
 
+from ppl_vae.estimates import BDMC, Estimate
 from ppl_vae.free_bits import FreeBits
 from ppl_vae.numpyro.inference.baselines import BaselineNet
+from ppl_vae.numpyro.inference.bdmc import bdmc
+from ppl_vae.numpyro.inference.calibration import calibration
 from ppl_vae.numpyro.inference.compare import compare
+from ppl_vae.numpyro.inference.diagnose import diagnose
+from ppl_vae.numpyro.inference.diagnostics import (
+    active_units,
+    elbo_surgery,
+    pareto_k,
+    posterior_collapse,
+    to_arviz,
+)
 from ppl_vae.numpyro.inference.dreg import STL, DReG
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.evaluate import kl_per_site, mean_loss
@@ -60,7 +71,17 @@ __all__ = [
     "compare",
     "gradient_stats",
     # measuring
+    "BDMC",
+    "Estimate",
+    "active_units",
+    "bdmc",
+    "calibration",
+    "diagnose",
+    "elbo_surgery",
     "kl_per_site",
     "log_likelihood",
     "mean_loss",
+    "pareto_k",
+    "posterior_collapse",
+    "to_arviz",
 ]
