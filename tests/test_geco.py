@@ -25,13 +25,16 @@ INNER: dict[str, Any] = {"inner": ("zeta",), "k": 3}
 
 
 def constant(reconstruction: Tensor) -> None:
-    """A model without latents, whose -log p(x) is its argument."""
+    """A model whose -log p(x | z) is its argument."""
     with pyro.plate("data", len(reconstruction)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.factor("x", -reconstruction)
 
 
-def nothing(reconstruction: Tensor) -> None:
-    pass
+def the_prior(reconstruction: Tensor) -> None:
+    """A guide without a divergence."""
+    with pyro.plate("data", len(reconstruction)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
 
 
 def states(objective: GECO, values: Sequence[float]) -> list[dict[str, float]]:
@@ -39,7 +42,7 @@ def states(objective: GECO, values: Sequence[float]) -> list[dict[str, float]]:
     state, result = objective.state(), []
     for value in values:
         data = torch.tensor([value - 1.0, value + 1.0])
-        loss, state = objective.with_state(state).loss_and_state(constant, nothing, data)
+        loss, state = objective.with_state(state).loss_and_state(constant, the_prior, data)
         assert loss.item() == pytest.approx(2 * value)
         result.append({name: number.item() for name, number in state.items()})
     return result

@@ -73,12 +73,17 @@ def test_loss_gradients_and_state_are_those_of_pyro(settings, tolerance, monkeyp
 
 @pytest.mark.parametrize("update", ["geco", "rewo"])
 def test_the_states_are_those_of_pyro(update):
-    def programs(factor, plate):
+    def programs(backend):
         def model(values):
-            with plate("data", len(values)):
-                factor("x", -values)
+            with backend.plate("data", len(values)):
+                backend.sample("z", backend.distributions.Normal(0.0, 1.0))
+                backend.factor("x", -values)
 
-        return model, lambda values: None
+        def the_prior(values):
+            with backend.plate("data", len(values)):
+                backend.sample("z", backend.distributions.Normal(0.0, 1.0))
+
+        return model, the_prior
 
     settings = {"update": update, "start": 0.2, "rate": 0.02, "tau": 2.0, "decay": 0.5}
     ours = GECO(10.0, **settings)
@@ -86,9 +91,9 @@ def test_the_states_are_those_of_pyro(update):
     state, their_state = ours.state(), theirs.state()
     for value in (20.0, 14.0, 12.0, 4.0, 2.0, 9.0, 8.0, 30.0, 25.0, 3.0):
         batch = np.array([value - 1, value + 1], np.float32)
-        model, guide = programs(numpyro.factor, numpyro.plate)
+        model, guide = programs(numpyro)
         _, state = ours.with_state(state).loss_and_state(model, guide, jnp.array(batch), key=key())
-        model, guide = programs(pyro.factor, pyro.plate)
+        model, guide = programs(pyro)
         _, their_state = theirs.with_state(their_state).loss_and_state(
             model, guide, torch.tensor(batch)
         )

@@ -62,7 +62,7 @@ def kl_per_site(
         seed: Of the draws and the pixels; the caller's random state is left as it was.
 
     Raises:
-        ValueError: a latent site is enumerated or lies outside the data plate.
+        ValueError: there is no latent site, or one is enumerated or lies outside the data plate.
     """
     check_whole("batch_size", batch_size, 1)
     arrays = one_draw(as_tuple(data), seed)
@@ -80,4 +80,6 @@ def kl_per_site(
                     )
                 term = (site.log_prob - draws.model[name].log_prob).sum()
                 totals[name] = totals.get(name, 0.0) + term.item()
+    if not totals:
+        raise ValueError("guide should draw a latent site, of which there is a KL term, drew none")
     return {name: total / len(batches) for name, total in totals.items()}

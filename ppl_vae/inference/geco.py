@@ -1,8 +1,7 @@
 """The evidence lower bound under a constraint on the reconstructions."""
 
-import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from numbers import Real
 from typing import Any, Literal, Self, get_args
@@ -98,11 +97,6 @@ class GECO(Objective):
         numbers = {"beta": self.start, "reconstruction": math.nan, "reached": 0.0}
         return {name: torch.tensor(value) for name, value in numbers.items()}
 
-    def with_state(self, state: Mapping[str, Tensor]) -> Self:
-        changed = copy.copy(self)
-        changed._state = dict(state)
-        return changed
-
     def measured(self) -> Self:
         return self.with_state({**self.state(), "beta": torch.tensor(1.0)})
 
@@ -117,14 +111,6 @@ class GECO(Objective):
         reconstruction, kl = self.per_datum(model, guide, *data, **kwargs)
         loss = (reconstruction + self._state["beta"].to(kl.device) * kl).sum()
         return loss, self._next(reconstruction.detach().mean())
-
-    def loss_and_grads(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> float:
-        """The loss as a number; gradients are added to the parameters, and beta is advanced."""
-        loss, state = self.loss_and_state(model, guide, *data, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        self._state = state
-        return loss.item()
 
     def _next(self, reconstruction: Tensor) -> dict[str, Tensor]:
         """The numbers after a step with this mean of C in its batch."""

@@ -83,9 +83,6 @@ class ELBO(Objective):
         """c, NaN before the first step, if there is a baseline."""
         return {} if self.baseline is None else {"baseline": jnp.asarray(jnp.nan)}
 
-    def with_state(self, state: Mapping[str, Array]) -> Self:
-        return self._with(_state=dict(state))
-
     def at(self, epoch: Any) -> Self:
         return self._with(beta=self.beta(epoch)) if isinstance(self.beta, Schedule) else self
 
@@ -122,6 +119,8 @@ class ELBO(Objective):
             )
         nesting = {"max_plate_nesting": self.max_plate_nesting}
         draws = draw(model, guide, *data, k=self.k, key=key, **nesting, **kwargs)
+        free_bits = as_free_bits(self.free_bits)
+        _check_weighed(draws, beta, free_bits)
         terms = _terms(draws, self.analytic_kl, beta, self.max_plate_nesting)
         loss, state = -elbo_of_globals(draws, beta=beta), {}
         if self.baseline is None:
@@ -136,11 +135,22 @@ class ELBO(Objective):
             bound = terms.bound(centre.baseline)
             loss = loss - bound.sum() + (error - lax.stop_gradient(error))
             state = {"baseline": centre.next_average(signal)}
-        free_bits = as_free_bits(self.free_bits)
         if free_bits.nats > 0:
             settings: dict[str, Any] = {"analytic_kl": self.analytic_kl, **nesting}
             loss = loss + beta * lacking(free_bits, draws, **settings)
         return loss, state
+
+
+def _check_weighed(draws: Draws, beta: Any, free_bits: FreeBits) -> None:
+    """There is a KL term for what is asked of it."""
+    if any(not site.observed for site in draws.guide.values()):
+        return
+    for name, given in (("beta", not same(beta, 1.0)), ("free_bits", free_bits.nats > 0)):
+        if given:
+            raise ValueError(
+                f"{name} should be left out for a guide that draws no latent site, of which there "
+                "is no KL term to weigh"
+            )
 
 
 @dataclass(frozen=True)

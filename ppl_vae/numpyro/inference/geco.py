@@ -1,8 +1,7 @@
 """The evidence lower bound under a constraint, as `ppl_vae.inference.geco`."""
 
-import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from numbers import Real
 from typing import Any, Literal, Self, get_args
@@ -69,11 +68,6 @@ class GECO(Objective):
         """beta, the moving average of C (NaN before the first step), and whether it was met."""
         numbers = {"beta": self.start, "reconstruction": math.nan, "reached": 0.0}
         return {name: jnp.asarray(value) for name, value in numbers.items()}
-
-    def with_state(self, state: Mapping[str, Array]) -> Self:
-        changed = copy.copy(self)
-        changed._state = dict(state)
-        return changed
 
     def measured(self) -> Self:
         return self.with_state({**self.state(), "beta": jnp.asarray(1.0)})

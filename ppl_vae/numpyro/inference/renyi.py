@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from ppl_vae.checks import check_alpha, check_order
@@ -32,7 +33,9 @@ class Renyi(MultiSample):
 
     def bound(self, log_w: Array) -> Array:
         if math.isinf(self.alpha):
-            return log_w.max(-2)
+            # Compiled, max may find no log weight equal to the largest: a gradient of 0 / 0.
+            largest = lax.stop_gradient(log_w).argmax(-2, keepdims=True)
+            return jnp.take_along_axis(log_w, largest, -2).squeeze(-2)
         return log_mean_exp((1 - self.alpha) * log_w) / (1 - self.alpha)
 
 

@@ -1,0 +1,176 @@
+"""What objectives and measurements are not for: each refuses it with a sentence."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from every_objective import LOSSES, N, Pair, data, every_loss
+from support import CASE, make
+from torch import Tensor
+
+from ppl_vae import Model, fit
+from ppl_vae.inference import (
+    kl_per_site,
+    log_likelihood,
+    mean_loss,
+)
+from ppl_vae.inference.bdmc import bdmc
+from ppl_vae.inference.calibration import calibration
+from ppl_vae.inference.diagnose import diagnose
+from ppl_vae.inference.diagnostics import (
+    active_units,
+    elbo_surgery,
+    pareto_k,
+    posterior_collapse,
+    to_arviz,
+)
+from ppl_vae.models import BernoulliNet, DiagNormalNet
+
+
+def shared(kind: str) -> tuple[Callable[..., None], Callable[..., None]]:
+    """A pair with a latent w that belongs to all data."""
+
+    def model(x: Tensor, *labels: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", Pair(kind).latent(torch.zeros(len(x))))
+            pyro.sample("x", dist.Normal(y + w, 1.0), obs=x)
+
+    def guide(x: Tensor, *labels: Tensor) -> None:
+        pyro.sample("w", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", Pair(kind).latent(0.1 * x))
+
+    return model, guide
+
+
+def nothing(x: Tensor, *labels: Tensor) -> None:
+    """A guide that draws nothing."""
+
+
+def all_given(x: Tensor, *labels: Tensor) -> None:
+    """A model without latents."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0), obs=x)
+
+
+@every_loss
+def test_programs_that_it_is_not_for_are_refused(name: str) -> None:
+    loss, pair = LOSSES[name], Pair(LOSSES[name].kinds[0])
+    x = data(loss)
+    programs = shared(pair.kind)
+    if loss.shared:
+        assert loss.make().differentiable_loss(*programs, *x).isfinite()
+    else:
+        with pytest.raises(ValueError, match="'w' should lie in the data plate, but it belongs to"):
+            loss.make().differentiable_loss(*programs, *x)
+    if loss.empty:
+        assert loss.make().differentiable_loss(all_given, nothing, *x).isfinite()
+    else:
+        says = (
+            "guide should draw|a guide that draws no latent|baseline should be None where|"
+            "should have a site 'y', had"
+        )
+        with pytest.raises(ValueError, match=says):
+            loss.make().differentiable_loss(all_given, nothing, *x)
+
+
+@every_loss
+def test_data_that_are_empty_or_not_numbers_are_refused(name: str) -> None:
+    loss, pair = LOSSES[name], Pair(LOSSES[name].kinds[0])
+    x, *labels = data(loss)
+    objective = loss.make()
+    with pytest.raises(ValueError, match="data should hold at least one datum, was empty"):
+        objective.differentiable_loss(pair.model, pair.guide, x[:0], *(y[:0] for y in labels))
+    holed = torch.where(torch.arange(N) == 2, torch.nan, x)
+    with pytest.raises(ValueError, match=r"invalid values|within the support"):  # Pyro's words
+        objective.differentiable_loss(pair.model, pair.guide, holed, *labels)
+    case = CASE["m2-semi-supervised" if loss.labels else "vae"]
+    model, (pixels, *classes) = make(case), case.data(0)
+    holed = np.where(np.arange(6) == 2, np.nan, pixels)
+    for wrong, says in (
+        ((holed, *classes), "x should be finite, held NaN"),
+        ((pixels[:0], *(y[:0] for y in classes)), "data should hold at least one datum"),
+        ((pixels.tolist(), *classes), "data should be arrays .*held list"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            fit(model, wrong, objective, epochs=1, progress=False)
+        with pytest.raises(ValueError, match=says):
+            mean_loss(model, wrong, objective)
+
+
+@every_loss
+def test_numbers_of_particles_and_plates_are_whole_and_at_least_1(name: str) -> None:
+    make = LOSSES[name].make
+    given = inspect.signature(make.func).bind(*make.args, **make.keywords).arguments
+    for argument in ("k", "m", "max_plate_nesting"):
+        if argument not in inspect.signature(make.func).parameters:
+            continue
+        for value in (0, -1, 1.5, "2", None):
+            says = f"{argument} should be a whole number of at least [12], was {value!r}"
+            with pytest.raises(ValueError, match=says):
+                make.func(**{**given, argument: value})
+
+
+class SharedModel(Model):
+    """A latent variable that belongs to all data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x_dim = 6
+        self.decoder, self.encoder = BernoulliNet(1, 6, ()), DiagNormalNet(1, 1, ())
+
+    def model(self, x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", self.decoder(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.sample("z", self.encoder(torch.zeros(1)))
+
+
+def test_kl_terms_of_a_pair_without_latents() -> None:
+    case = CASE["classifier"]
+    with pytest.raises(ValueError, match="guide should draw a latent site"):
+        kl_per_site(make(case), case.data(0))
+
+
+AIS = {"method": "ais", "chains": 2, "temperatures": 3, "adaptation": 2}
+MEASURES: dict[str, Callable[[Any, Any], Any]] = {
+    "kl_per_site": kl_per_site,
+    "log_likelihood": lambda model, x: log_likelihood(model, x, k=5),
+    "log_likelihood-ais": lambda model, x: log_likelihood(model, x, **AIS),
+    "active_units": active_units,
+    "posterior_collapse": posterior_collapse,
+    "elbo_surgery": elbo_surgery,
+    "bdmc": lambda model, x: bdmc(model, x, chains=2, temperatures=3, adaptation=2),
+    "calibration": lambda model, x: calibration(model, 100, data=x),
+}
+NEED_ARVIZ: dict[str, Callable[[Any, Any], Any]] = {
+    "pareto_k": lambda model, x: pareto_k(model, x, k=100),
+    "to_arviz": lambda model, x: to_arviz(model, x, k=4),
+    "diagnose": lambda model, x: diagnose(model, x, 100, simulations=100),
+}
+
+
+@pytest.mark.parametrize("name", [*MEASURES, *NEED_ARVIZ])
+def test_what_cannot_be_measured_is_refused(name: str) -> None:
+    if name in NEED_ARVIZ:
+        pytest.importorskip("arviz", reason="ArviZ is not installed")
+    measure, model = {**MEASURES, **NEED_ARVIZ}[name], make(CASE["vae"])
+    (x,) = CASE["vae"].data(0)
+    for wrong, says in (
+        (np.where(np.arange(6) == 2, np.nan, x), "x should be finite, held NaN"),
+        (x[:0], "data should hold at least one datum, was empty"),
+        (x.tolist(), r"data should be arrays of shape \(n, \.\.\.\), held list"),
+        (x[:, 1:], r"x should have shape \(n, 6\), had \(24, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            measure(model, wrong)
+    with pytest.raises(ValueError, match=r"'z' should (lie|be drawn) in the data plate"):
+        measure(SharedModel(), torch.ones(6, 6))
