@@ -63,5 +63,5 @@ class ExponentialDecay(Schedule):
 
 
 def _at_most_one(value: Any) -> Any:
-    going = value < 1  # a comparison and not min(): jax traces the epoch
-    return going * value + (1 - going)
+    # Comparisons and not min(): a compiled program has no value of the epoch.
+    return (value < 1) * value + (value >= 1) * 1

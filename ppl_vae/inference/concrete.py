@@ -22,7 +22,7 @@ class _Relaxation(TorchDistribution):
     has_rsample = True
     event_dims = 0
 
-    def __init__(self, temperature: float, logits: Tensor) -> None:
+    def __init__(self, temperature: float | Tensor, logits: Tensor) -> None:
         self.temperature, self.logits = temperature, logits
         split = logits.dim() - self.event_dims
         super().__init__(logits.shape[:split], logits.shape[split:], validate_args=False)
@@ -46,6 +46,10 @@ class _Relaxation(TorchDistribution):
     def nearest(value: Tensor) -> Tensor:
         """The discrete value that is nearest to z."""
         raise NotImplementedError
+
+    def _log_temperature(self) -> Any:
+        t = self.temperature  # a tensor in a compiled step, where a schedule has no value
+        return t.log() if isinstance(t, Tensor) else math.log(t)
 
     def _gumbel(self, sample_shape: Any) -> Tensor:
         empty = self.logits.new_empty(self._extended_shape(sample_shape))
@@ -82,7 +86,7 @@ class BinConcrete(_Relaxation):
     def log_prob(self, value: Tensor) -> Tensor:
         difference = self.logits - self.temperature * value
         log_sigmoids = F.logsigmoid(difference) + F.logsigmoid(-difference)
-        return math.log(self.temperature) + log_sigmoids
+        return self._log_temperature() + log_sigmoids
 
     @staticmethod
     def relaxed(value: Tensor) -> Tensor:
@@ -122,7 +126,7 @@ class ExpConcrete(_Relaxation):
 
     def log_prob(self, value: Tensor) -> Tensor:
         size = self.logits.shape[-1]
-        constant = math.lgamma(size) + (size - 1) * math.log(self.temperature)
+        constant = math.lgamma(size) + (size - 1) * self._log_temperature()
         return constant + (self.logits - self.temperature * value).log_softmax(-1).sum(-1)
 
     @staticmethod
@@ -152,7 +156,7 @@ def kind_of(fn: Distribution) -> str:
     return type(fn).__name__ if support.is_discrete else "continuous"
 
 
-def relax(fn: Any, temperature: float) -> Any:
+def relax(fn: Any, temperature: float | Tensor) -> Any:
     """The relaxation of a Bernoulli or categorical distribution, with its shape and its mask."""
     if isinstance(fn, Independent):
         return relax(fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ppl_vae.checks import as_numpy, check_at_least, check_labels, check_lengths, check_whole
 from ppl_vae.data.labels import UNLABELLED
@@ -46,6 +47,9 @@ class SemiSupervised(Objective):
         labelled_per_batch: Labelled data in each batch that `fit` makes, in addition to
             `batch_size` unlabelled ones (fewer if there are fewer).
         max_plate_nesting: Number of plate dimensions of the programs.
+        labelled_first: Where a step is compiled, and labels have no values: this number of labelled
+            data come first (all, if the batch is smaller), and unlabelled ones follow. `fit` makes
+            its batches so.
     """
 
     def __init__(
@@ -57,27 +61,31 @@ class SemiSupervised(Objective):
         labelled_fraction: float | None = None,
         labelled_per_batch: int = 100,
         max_plate_nesting: int = 1,
+        labelled_first: int | None = None,
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
         check_at_least("alpha", alpha, 0)
         check_whole("labelled_per_batch", labelled_per_batch, 1)
         if labelled_fraction is not None and not 0 <= labelled_fraction <= 1:
             raise ValueError(f"labelled_fraction should lie in [0, 1], was {labelled_fraction!r}")
+        if labelled_first is not None:
+            check_whole("labelled_first", labelled_first, 0)
         self.alpha = alpha
         self.analytic_kl = analytic_kl
         self.labelled_fraction = labelled_fraction
         self.labelled_per_batch = labelled_per_batch
+        self.labelled_first = labelled_first
 
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, **kwargs: Any
     ) -> Tensor:
         *inputs, y = data
-        n, known = check_lengths(*data), y != UNLABELLED
-        n_labelled = int(known.sum())
+        n = check_lengths(*data)
+        known, unknown, n_labelled = self._split(y)
         fraction = n_labelled / n if self.labelled_fraction is None else self.labelled_fraction
         total = torch.zeros((), device=y.device)
         if n_labelled < n:
-            unlabelled = [part[~known] for part in inputs]
+            unlabelled = [part[unknown] for part in inputs]
             bound = self._bound(self._draw(model, guide, *unlabelled, **kwargs))
             total = total - (1 - fraction) * bound.mean()  # (7)
         if n_labelled > 0:
@@ -89,6 +97,19 @@ class SemiSupervised(Objective):
             site = draws.guide["y"]
             total = total - self.alpha * (site.scale * site.log_prob).mean()  # (9)
         return n * total
+
+    def _split(self, y: Tensor) -> tuple[Any, Any, int]:
+        """What selects the labelled data and the others, and the number of labelled ones."""
+        if not isinstance(y, FakeTensor):
+            known = y != UNLABELLED
+            return known, ~known, int(known.sum())
+        if self.labelled_first is None:
+            raise ValueError(
+                "labelled_first should be the number of labelled data at the head of each batch "
+                "where a step is compiled, was None"
+            )
+        size = min(self.labelled_first, len(y))
+        return slice(size), slice(size, None), size
 
     def _draw(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> Draws:
         nesting = self.max_plate_nesting
@@ -132,7 +153,13 @@ class SemiSupervised(Objective):
         prepared = copy.copy(self)
         if self.labelled_fraction is None:
             prepared.labelled_fraction = float(known.mean())
+        n_labelled = int(known.sum())
+        all_known = n_labelled == len(known)
+        prepared.labelled_first = n_labelled if all_known else self._labelled_size(n_labelled)
         return prepared
+
+    def _labelled_size(self, n_labelled: int) -> int:
+        return min(self.labelled_per_batch, n_labelled)
 
     def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
         """`batch_size` unlabelled data, each once an epoch, and some of the labelled in turn."""
@@ -142,7 +169,7 @@ class SemiSupervised(Objective):
             yield from super().batches(batch_size, generator, *data)
             return
         order = unlabelled[torch.randperm(len(unlabelled), generator=generator)]
-        size = min(self.labelled_per_batch, len(labelled))
+        size = self._labelled_size(len(labelled))
         queue = labelled[:0]
         for batch in order.split(batch_size):
             if len(queue) < size:
