@@ -1,5 +1,6 @@
 """`compare`: the table by hand, equal starts, the pictures, runs that are kept."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,17 @@ import torch
 from support import equal, weights
 
 from ppl_vae.data import digits
-from ppl_vae.inference import ELBO, IWAE, VIMCO, fit, log_likelihood, mean_loss
+from ppl_vae.inference import (
+    ELBO,
+    IWAE,
+    VIMCO,
+    ExponentialDecay,
+    Relaxed,
+    fit,
+    log_likelihood,
+    mean_loss,
+)
+from ppl_vae.inference.baselines import BaselineNet
 from ppl_vae.inference.compare import compare
 from ppl_vae.inference.diagnostics import posterior_collapse
 from ppl_vae.inference.gradients import gradient_stats
@@ -84,6 +95,24 @@ def test_discrete_latents() -> None:
     table = compare(SBN(64, (4, 3)), [ELBO(2), VIMCO(2)], TRAIN, TEST, **QUICK)
     assert {"snr_encoders", "snr_prior", "snr_conditionals", "snr_decoder"} <= set(table.columns)
     assert np.isfinite(table).all(axis=None)
+
+
+def test_gradients_are_those_of_the_objective_at_the_end() -> None:
+    torch.manual_seed(0)
+    start = SBN(64, (4,))
+    given = ELBO(2, baseline=BaselineNet(64, (3,)))
+    before = weights(given.networks()["baseline"])
+    objectives = {"relaxed": Relaxed(ExponentialDecay(1.0, 0.1, 2)), "baseline": given}
+    table = compare(start, objectives, TRAIN, TEST, **QUICK)
+    assert equal(before, weights(given.networks()["baseline"]))
+    for name, objective in {"relaxed": Relaxed(0.1), "baseline": copy.deepcopy(given)}.items():
+        rest = {"epochs": 2, "batch_size": 50, "progress": False}
+        trained = objectives["relaxed"] if name == "relaxed" else objective
+        own = fit(copy.deepcopy(start), TRAIN, trained, **rest)
+        if name == "baseline":
+            objective = objective.with_state({"baseline": torch.tensor(own["baseline"][-1])})
+        snr = gradient_stats(objective, own.model, TEST[:50], 3)["snr"]
+        assert table.loc[name, "snr_encoders"] == pytest.approx(snr["encoders"], rel=1e-6)
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -6,7 +6,7 @@ import pytest
 from port_support import key
 
 from ppl_vae.data import digits
-from ppl_vae.numpyro.inference import ELBO, IWAE, fit, log_likelihood, mean_loss
+from ppl_vae.numpyro.inference import ELBO, IWAE, Warmup, fit, log_likelihood, mean_loss
 from ppl_vae.numpyro.inference.compare import compare
 from ppl_vae.numpyro.inference.gradients import gradient_stats
 from ppl_vae.numpyro.models import VAE
@@ -40,3 +40,12 @@ def test_the_table_by_hand(tmp_path):
     plt.close("all")
     again = compare(model, [ELBO(), IWAE(5)], TRAIN, TEST, resume=True, **settings)
     assert again.equals(table)  # the seconds too: nothing was trained
+
+
+def test_gradients_are_those_of_the_objective_at_the_end():
+    model = VAE(64, 3, (8,), key=key())
+    table = compare(model, {"warm": ELBO(beta=Warmup(2))}, TRAIN, TEST, **QUICK)
+    plt.close("all")
+    own = fit(model, TRAIN, ELBO(beta=Warmup(2)), epochs=2, batch_size=50, progress=False).model
+    snr = gradient_stats(ELBO(), own, TEST[:50], 3)["snr"]["encoder"]
+    assert table.loc["warm", "snr_encoder"] == pytest.approx(snr, rel=1e-5)

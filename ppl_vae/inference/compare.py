@@ -73,7 +73,7 @@ def compare(
             the data plate.
         ImportError: pandas is not installed.
     """
-    named = by_name(objectives)
+    named = {name: copy.deepcopy(given) for name, given in by_name(objectives).items()}
     check_whole("batch_size", batch_size, 1)
     arrays = tuple(one_draw(as_tuple(test), seed))
     batch = tuple(part[:batch_size] for part in arrays)
@@ -83,7 +83,7 @@ def compare(
         history = fit(
             copy.deepcopy(model),
             data,
-            copy.deepcopy(objective),
+            objective,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
@@ -104,7 +104,9 @@ def compare(
         bound = -mean_loss(trained, arrays, objective, seed=seed)
         log_p = log_likelihood(trained, arrays, k, seed=seed)
         collapse = posterior_collapse(trained, arrays, seed=seed)
-        stats = gradient_stats(objective, trained, batch, repeats, seed=seed)
+        state = {name: torch.tensor(history[name][-1]) for name in objective.state()}
+        at_the_end = objective.at(epochs).with_state(state)
+        stats = gradient_stats(at_the_end, trained, batch, repeats, seed=seed)
         return row(bound, log_p, collapse, history, stats["snr"])
 
     return compared(named, train, measure, axes)

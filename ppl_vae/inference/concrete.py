@@ -47,7 +47,7 @@ class _Relaxation(TorchDistribution):
         """The discrete value that is nearest to z."""
         raise NotImplementedError
 
-    def _log_temperature(self) -> Any:
+    def _log_temperature(self) -> float | Tensor:
         t = self.temperature  # a tensor in a compiled step, where a schedule has no value
         return t.log() if isinstance(t, Tensor) else math.log(t)
 
@@ -86,7 +86,7 @@ class BinConcrete(_Relaxation):
     def log_prob(self, value: Tensor) -> Tensor:
         difference = self.logits - self.temperature * value
         log_sigmoids = F.logsigmoid(difference) + F.logsigmoid(-difference)
-        return self._log_temperature() + log_sigmoids
+        return log_sigmoids + self._log_temperature()
 
     @staticmethod
     def relaxed(value: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class ExpConcrete(_Relaxation):
     def log_prob(self, value: Tensor) -> Tensor:
         size = self.logits.shape[-1]
         constant = math.lgamma(size) + (size - 1) * self._log_temperature()
-        return constant + (self.logits - self.temperature * value).log_softmax(-1).sum(-1)
+        return (self.logits - self.temperature * value).log_softmax(-1).sum(-1) + constant
 
     @staticmethod
     def relaxed(value: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def compare(
         bound = -mean_loss(trained, arrays, objective, seed=seed)
         log_p = log_likelihood(trained, arrays, k, seed=seed)
         collapse = posterior_collapse(trained, arrays, seed=seed)
-        stats = gradient_stats(objective, trained, batch, repeats, seed=seed)
+        stats = gradient_stats(objective.at(epochs), trained, batch, repeats, seed=seed)
         return row(bound, log_p, collapse, history, stats["snr"])
 
     return compared(named, train, measure, axes)
