@@ -145,7 +145,7 @@ def test_weights_and_draws_at_the_exact_posterior():
 
 def test_each_batch_has_draws_of_its_own():
     _, port, x = conjugate()
-    pair = TrainedPair(port, np.repeat(x[:1], 4, 0), batch_size=2)
+    pair = TrainedPair(port, np.repeat(x.numpy()[:1], 4, 0), batch_size=2)
     first, second = pair.guide(1, lambda draws: draws.values["z"])
     assert np.abs(first - second).min() > 1e-3
 

@@ -18,6 +18,7 @@ from ppl_vae.inference.dreg import STL, DReG
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.evaluate import kl_per_site, mean_loss
 from ppl_vae.inference.fit import fit
+from ppl_vae.inference.gaps import gaps
 from ppl_vae.inference.geco import GECO
 from ppl_vae.inference.gradients import gradient_stats
 from ppl_vae.inference.hybrid import Hybrid
@@ -32,6 +33,7 @@ from ppl_vae.inference.semi_supervised import SemiSupervised
 from ppl_vae.inference.tvo import TVO
 from ppl_vae.inference.vimco import VIMCO
 from ppl_vae.inference.wake_sleep import RWS, WakeSleep
+from ppl_vae.measures.gaps import Gaps
 from ppl_vae.runs import History
 from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 
@@ -73,11 +75,13 @@ __all__ = [
     # measuring
     "BDMC",
     "Estimate",
+    "Gaps",
     "active_units",
     "bdmc",
     "calibration",
     "diagnose",
     "elbo_surgery",
+    "gaps",
     "kl_per_site",
     "log_likelihood",
     "mean_loss",

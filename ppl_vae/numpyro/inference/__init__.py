@@ -2,6 +2,7 @@
 
 from ppl_vae.estimates import BDMC, Estimate
 from ppl_vae.free_bits import FreeBits
+from ppl_vae.measures.gaps import Gaps
 from ppl_vae.numpyro.inference.baselines import BaselineNet
 from ppl_vae.numpyro.inference.bdmc import bdmc
 from ppl_vae.numpyro.inference.calibration import calibration
@@ -18,6 +19,7 @@ from ppl_vae.numpyro.inference.dreg import STL, DReG
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.evaluate import kl_per_site, mean_loss
 from ppl_vae.numpyro.inference.fit import fit
+from ppl_vae.numpyro.inference.gaps import gaps
 from ppl_vae.numpyro.inference.geco import GECO
 from ppl_vae.numpyro.inference.gradients import gradient_stats
 from ppl_vae.numpyro.inference.hybrid import Hybrid
@@ -73,11 +75,13 @@ __all__ = [
     # measuring
     "BDMC",
     "Estimate",
+    "Gaps",
     "active_units",
     "bdmc",
     "calibration",
     "diagnose",
     "elbo_surgery",
+    "gaps",
     "kl_per_site",
     "log_likelihood",
     "mean_loss",
