@@ -242,15 +242,21 @@ def plain(value: Any) -> Any:
 
 def describe_run(model: Any, objective: Any, data: Any, **settings: Any) -> dict[str, Any]:
     """What makes a run this run, as JSON values: compared when it is resumed."""
-    about = {
-        key: plain(value)
-        for key, value in vars(objective).items()
-        if isinstance(value, bool | int | float | str | list | tuple | Remembers | None)
-    }
     return {
         "backend": model.backend,
         "model": model.describe(),
-        "objective": {"class": type(objective).__name__, **about},
+        "objective": _describe_objective(objective),
         "data": fingerprint(data),
         **settings,
     }
+
+
+def _describe_objective(objective: Any) -> dict[str, Any]:
+    """Its class and plain attributes, and likewise of an objective that it holds."""
+    about = {}
+    for key, value in vars(objective).items():
+        if isinstance(value, bool | int | float | str | list | tuple | Remembers | None):
+            about[key] = plain(value)
+        elif hasattr(value, "loss_and_state"):
+            about[key] = _describe_objective(value)
+    return {"class": type(objective).__name__, **about}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cases import CASES
+from every_objective import FOR_FIT_ALONE
 
 import ppl_vae.inference
 import ppl_vae.models
@@ -66,6 +67,6 @@ def test_every_objective_is_in_a_case_and_in_the_readme() -> None:
         if isinstance(getattr(ppl_vae.inference, name), type)
         and issubclass(getattr(ppl_vae.inference, name), ppl_vae.inference.Objective)
     } - {"Objective"}
-    assert names <= {case.objective.cls for case in CASES}
+    assert names - FOR_FIT_ALONE <= {case.objective.cls for case in CASES}
     readme = (ROOT / "README.md").read_text()
     assert all(f"| `{name}(" in readme for name in names)

@@ -24,6 +24,7 @@ from ppl_vae.inference.gradients import gradient_stats
 from ppl_vae.inference.hybrid import Hybrid
 from ppl_vae.inference.impute import impute
 from ppl_vae.inference.iwae import CIWAE, IWAE, MIWAE
+from ppl_vae.inference.lagging import Lagging
 from ppl_vae.inference.log_likelihood import log_likelihood
 from ppl_vae.inference.objective import Objective
 from ppl_vae.inference.piwae import PIWAE
@@ -46,6 +47,7 @@ __all__ = [
     "GECO",
     "Hybrid",
     "IWAE",
+    "Lagging",
     "MIWAE",
     "PIWAE",
     "RWS",

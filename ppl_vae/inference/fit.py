@@ -2,24 +2,21 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyro
 import torch
 from pyro.infer.elbo import ELBO as PyroELBO
-from torch import Tensor, nn
 
-from ppl_vae.checks import as_numpy, check_positive, check_whole
-from ppl_vae.inference import faults, random_state
-from ppl_vae.inference.batches import Batches, as_tuple, find_device
+from ppl_vae.checks import check_positive, check_whole
+from ppl_vae.inference import random_state
+from ppl_vae.inference.batches import as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.evaluate import mean_loss
 from ppl_vae.inference.objective import Objective, PyroObjective
-from ppl_vae.models.base import Model, evaluating, keeping_buffers
-from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, part, plain
+from ppl_vae.inference.trainer import Trainer
+from ppl_vae.models.base import Model, evaluating
+from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, plain
 from ppl_vae.schedules import Schedule
 
 Validation = Callable[[Any], Mapping[str, float]]
@@ -88,7 +85,7 @@ def fit(
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
         given.check(model, *as_tuple(validation))
-    trainer = _Trainer(model.to(found), prepared, arrays, found, batch_size, lr)
+    trainer = Trainer(model.to(found), prepared, arrays, found, batch_size, lr)
     folder = None if out is None else Path(out)
     settings = {"batch_size": batch_size, "lr": plain(lr), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
@@ -111,147 +108,6 @@ def fit(
                 if folder is not None:
                     trainer.checkpoint(run, epoch).save(folder)
     return History(model, metrics.rows, folder)
-
-
-class _Trainer:
-    """The state of a run: model, objective, optimizer, order of the data."""
-
-    def __init__(
-        self,
-        model: Model,
-        objective: Objective,
-        arrays: tuple[Any, ...],
-        device: torch.device,
-        batch_size: int,
-        lr: float | Schedule,
-    ) -> None:
-        self.model, self.objective, self.arrays = model, objective, arrays
-        self.now = objective  # in the epoch that runs
-        self.device, self.batch_size = device, batch_size
-        own = [p for p in model.parameters() if p.requires_grad]
-        if not own:
-            raise ValueError("model should have a parameter to train, had none")
-        given = objective.networks()
-        self.networks = {name: n.to(device, own[0].dtype) for name, n in given.items()}
-        self.parameters = dict(model.named_parameters())
-        for name, network in self.networks.items():
-            self.parameters |= _parameters_of(network, name, model)
-        faults.check_finite_parameters(self.parameters)
-        self.batches = Batches(arrays, device, own[0].dtype)
-        self.lr = lr
-        trained = [p for p in self.parameters.values() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, fused=True)
-        self.state = {name: value.to(device) for name, value in objective.state().items()}
-        self.order = torch.Generator()
-        self.steps = 0
-
-    def start(self, seed: int, checkpoint: Checkpoint | None) -> None:
-        """Begins a run, or goes on where the checkpoint was made."""
-        self.order.manual_seed(seed)
-        if checkpoint is None:
-            return
-        self.steps = 1  # of which the first was checked
-        for name, network in self.networks.items():
-            _take_over(network, name, part(checkpoint.arrays, f"network.{name}"))
-        self.model.with_weights(part(checkpoint.arrays, "model"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, array in part(checkpoint.arrays, "optimizer").items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = torch.tensor(array)
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        saved = part(checkpoint.arrays, "objective")
-        self.state = {name: torch.tensor(saved[name], device=self.device) for name in self.state}
-        random = part(checkpoint.arrays, "random")
-        self.order.set_state(torch.tensor(random.pop("order")))
-        random_state.set_state(random, checkpoint.extra["random"], self.device)
-
-    def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
-        """Everything that `start` needs to go on after `epoch`."""
-        arrays = {f"model.{name}": as_numpy(v) for name, v in self.model.state_dict().items()}
-        for name, network in self.networks.items():
-            weights = network.state_dict()
-            arrays |= {f"network.{name}.{key}": as_numpy(v) for key, v in weights.items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer.{index}.{key}": as_numpy(v) for key, v in values.items()}
-        arrays |= {f"objective.{name}": as_numpy(value) for name, value in self.state.items()}
-        states, extra = random_state.get_state(self.device)
-        arrays |= {f"random.{name}": state for name, state in states.items()}
-        arrays["random.order"] = self.order.get_state().numpy()
-        return Checkpoint(run, epoch, arrays, {"random": extra})
-
-    def epoch(self, epoch: int, bar: Progress) -> float:
-        """Trains on every datum once; the mean loss per datum over the batches."""
-        for module in (self.model, *self.networks.values()):
-            module.train()
-        self.now = self.objective.at(epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
-        indices = list(self.objective.batches(self.batch_size, self.order, *self.arrays))
-        losses = []
-        for number, index in enumerate(indices, start=1):
-            where = f"at epoch {epoch}, batch {number} of {len(indices)}"
-            losses.append(self.step(self.batches[index], where))
-            bar.step(len(indices))
-        return float(np.mean(losses))
-
-    def step(self, batch: tuple[Tensor, ...], where: str) -> float:
-        before = torch.get_rng_state()
-        self.optimizer.zero_grad()
-        # Pyro's checks cost a third of a small model's step, and programs do not change.
-        with pyro.validation_enabled(False):
-            loss, state = self.loss(batch)
-            value = loss.item()
-            if not np.isfinite(value):
-                torch.set_rng_state(before)
-                fault = faults.first_fault(lambda: self.loss(batch)[0])
-                raise FloatingPointError(
-                    f"loss should be finite, was {value} {where}; {fault}. "
-                    "The checkpoint of the last epoch, if there is one, is good"
-                )
-            loss.backward()
-        if self.steps == 0:
-            faults.check_gradients(self.parameters)
-            with ExitStack() as kept:
-                for module in (self.model, *self.networks.values()):
-                    kept.enter_context(keeping_buffers(module))
-                with torch.random.fork_rng(), pyro.validation_enabled(True):
-                    self.loss(batch)
-        self.optimizer.step()
-        self.state = {name: number.detach() for name, number in state.items()}
-        self.steps += 1
-        return value
-
-    def loss(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss per datum, and the objective's numbers for the next step."""
-        objective = self.now.with_state(self.state)
-        total, state = objective.loss_and_state(self.model.model, self.model.guide, *batch)
-        return total / len(batch[0]), state
-
-
-def _parameters_of(network: nn.Module, name: str, model: Model) -> dict[str, nn.Parameter]:
-    """The parameters of an objective's network, by names that no model's parameter has."""
-    shared = {id(parameter): key for key, parameter in model.named_parameters()}
-    found = dict(network.named_parameters(prefix=f"network:{name}"))
-    for key, parameter in found.items():
-        if id(parameter) in shared:
-            raise ValueError(
-                f"{name} should have parameters of its own, but {key!r} is "
-                f"{shared[id(parameter)]!r} of the model"
-            )
-    return found
-
-
-def _take_over(network: nn.Module, name: str, weights: Mapping[str, np.ndarray]) -> None:
-    """Puts the weights of a checkpoint into an objective's network."""
-    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    saved = {key: value.shape for key, value in weights.items()}
-    if own != saved:
-        raise ValueError(
-            f"{name} should be the network of the run to resume, whose weights are {saved}, "
-            f"had {own}"
-        )
-    network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})
 
 
 def _as_objective(objective: PyroELBO | None) -> Objective:

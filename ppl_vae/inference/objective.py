@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ppl_vae.checks import check_whole
 from ppl_vae.inference.draws import Program
 from ppl_vae.models.base import show_parameters
+from ppl_vae.turns import Turn
 
 
 class Objective(PyroELBO):
@@ -99,6 +100,18 @@ class Objective(PyroELBO):
     def at(self, epoch: int) -> Self:
         """The objective in this epoch (the first is 1); `fit` calls it."""
         return self
+
+    def group_of(self, parameter: str) -> str:
+        """The group of a parameter of the model or the objective's networks, by its name."""
+        return ""
+
+    def turns(self) -> tuple[Turn, ...]:
+        """What is stepped on the way through each batch, in this order; asked before each epoch."""
+        return (Turn(),)
+
+    def after_epoch(self, model: Any, *data: Any) -> dict[str, Tensor]:
+        """Those numbers of `state` that an epoch changes at its end; `fit` calls it."""
+        return {}
 
     def measured(self) -> Self:
         """What `mean_loss` and validation measure: without the weights that only training has."""

@@ -25,6 +25,7 @@ from ppl_vae.numpyro.inference.gradients import gradient_stats
 from ppl_vae.numpyro.inference.hybrid import Hybrid
 from ppl_vae.numpyro.inference.impute import impute
 from ppl_vae.numpyro.inference.iwae import CIWAE, IWAE, MIWAE
+from ppl_vae.numpyro.inference.lagging import Lagging
 from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.objective import Objective
 from ppl_vae.numpyro.inference.piwae import PIWAE
@@ -46,6 +47,7 @@ __all__ = [
     "GECO",
     "Hybrid",
     "IWAE",
+    "Lagging",
     "MIWAE",
     "PIWAE",
     "RWS",

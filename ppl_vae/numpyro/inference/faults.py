@@ -27,27 +27,36 @@ def check_gradients(
 ) -> None:
     """Before the first step: every parameter will receive a gradient of loss(parameters, *inputs).
 
-    A parameter that the loss does not depend on has a gradient of zeros in JAX, like one that
-    happens to be flat; what tells them apart is that its zeros are computed from nothing.
-
     Raises:
         ValueError: some will receive none, so that they would never be trained.
     """
-    jaxpr = jax.make_jaxpr(jax.grad(loss))(parameters, *inputs).jaxpr
-    computed = set(jaxpr.invars)
-    for equation in jaxpr.eqns:
-        if any(not isinstance(v, Literal) and v in computed for v in equation.invars):
-            computed.update(equation.outvars)
-    absent = [
-        name  # in the order in which jax flattens a dictionary
-        for name, gradient in zip(sorted(parameters), jaxpr.outvars, strict=True)
-        if isinstance(gradient, Literal) or gradient not in computed
-    ]
+    found = depended_on(loss, parameters, *inputs)
+    absent = [name for name in sorted(parameters) if name not in found]
     if absent:
         raise ValueError(
             f"every parameter should receive a gradient, but these did not: {', '.join(absent)}. "
             "Use them in model or guide"
         )
+
+
+def depended_on(
+    number: Callable[..., Array], parameters: Mapping[str, Array], *inputs: Any
+) -> list[str]:
+    """Names of the parameters that number(parameters, *inputs) depends on.
+
+    Of the others the gradient is zeros in JAX, like that of one that happens to be flat; what tells
+    them apart is that these zeros are computed from nothing.
+    """
+    jaxpr = jax.make_jaxpr(jax.grad(number))(parameters, *inputs).jaxpr
+    computed = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(not isinstance(v, Literal) and v in computed for v in equation.invars):
+            computed.update(equation.outvars)
+    return [
+        name  # in the order in which jax flattens a dictionary
+        for name, gradient in zip(sorted(parameters), jaxpr.outvars, strict=True)
+        if not isinstance(gradient, Literal) and gradient in computed
+    ]
 
 
 def warn_of_zeros(moments: Mapping[str, Array]) -> None:

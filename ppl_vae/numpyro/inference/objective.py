@@ -1,5 +1,6 @@
 """What `fit`, NumPyro's SVI and a user's own loop ask of an objective."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
@@ -13,6 +14,7 @@ from numpyro.primitives import Messenger
 from ppl_vae.checks import check_whole
 from ppl_vae.numpyro.inference.draws import Program
 from ppl_vae.numpyro.models.base import buffers
+from ppl_vae.turns import Turn
 
 
 class Objective(NumPyroELBO):  # type: ignore[misc]
@@ -34,6 +36,7 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
         super().__init__(num_particles=k)
         self.k = k
         self.max_plate_nesting = max_plate_nesting
+        self._state: Mapping[str, Array] = {}
 
     @abstractmethod
     def differentiable_loss(
@@ -92,7 +95,9 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
 
     def with_state(self, state: Mapping[str, Array]) -> Self:
         """The objective with these numbers in the place of those of `state()`."""
-        return self
+        changed = copy.copy(self)
+        changed._state = dict(state)
+        return changed
 
     def loss_and_state(
         self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
@@ -103,6 +108,18 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
     def at(self, epoch: Any) -> Self:
         """The objective in this epoch (the first is 1, and jit traces it); `fit` calls it."""
         return self
+
+    def group_of(self, parameter: str) -> str:
+        """The group of a parameter of the model or the objective's networks, by its name."""
+        return ""
+
+    def turns(self) -> tuple[Turn, ...]:
+        """What is stepped on the way through each batch, in this order; asked before each epoch."""
+        return (Turn(),)
+
+    def after_epoch(self, model: Any, *data: Any) -> dict[str, Array]:
+        """Those numbers of `state` that an epoch changes at its end; `fit` calls it."""
+        return {}
 
     def measured(self) -> Self:
         """What `mean_loss` and validation measure: without the weights that only training has."""
