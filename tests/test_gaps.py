@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import linear_gaussian as exact
@@ -318,7 +319,7 @@ def test_it_ends_when_nothing_improves(steps: int, patience: int) -> None:
 def test_there_are_k_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
     found = lambda log_w: shapes.append(log_w.shape) or bounds(log_w)  # type: ignore[func-returns-value] # noqa: E731
-    monkeypatch.setattr("ppl_vae.inference.gaps.bounds", found)
+    monkeypatch.setattr(import_module("ppl_vae.inference.gaps"), "bounds", found)
     settings = {"k": 200, "particles": 60, "steps": 1, "batch_size": 3}
     gaps(exact.conjugate(exact=True), exact.data(), ("gaussian",), **settings)
     assert shapes == [(200, 3), (200, 3), (200, 1), (200, 1)]

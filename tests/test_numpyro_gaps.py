@@ -1,5 +1,6 @@
 """The port's gaps: the same densities as Pyro's, and where gaps are known."""
 
+from importlib import import_module
 from typing import Any
 
 import equinox as eqx
@@ -114,7 +115,7 @@ def rate_guide(x):
 def test_a_site_with_a_constraint_and_draws_in_parts(monkeypatch):
     shapes = []
     counted = lambda log_w: shapes.append(log_w.shape) or bounds(log_w)  # noqa: E731
-    monkeypatch.setattr("ppl_vae.numpyro.inference.gaps.bounds", counted)
+    monkeypatch.setattr(import_module("ppl_vae.numpyro.inference.gaps"), "bounds", counted)
     x = np.array([[0.0], [3.0], [11.0]], np.float32)
     found = gaps(Pair(rates, rate_guide), x, ("gaussian",), **{**FAST, "particles": 1500})
     assert shapes == [(4000, 3), (4000, 3)]

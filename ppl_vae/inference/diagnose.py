@@ -30,7 +30,7 @@ def diagnose(
     | KL of a site | at least 0.1 nat | `posterior_collapse` |
     | active units | at least half of all | `active_units` |
     | collapsed units | at most half of all | `posterior_collapse`, where it is known |
-    | mutual information | at least half of the KL term, or within 0.5 of log n | `elbo_surgery` |
+    | mutual information | at least half of the KL term, or above 0.9 log n | `elbo_surgery` |
     | KL(q(z) from p(z)) | at most 1 nat, or a tenth of the KL term; not known near log n | same |
     | k-hat | above 0.7 for at most a tenth of the data | `pareto_k` |
     | ranks of a site | no unit differs from uniform at the level 0.01, Holm | `calibration` |

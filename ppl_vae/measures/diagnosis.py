@@ -80,7 +80,7 @@ class Diagnosis:
     def _of_gap(self) -> str:
         if self.gap.mean <= max(1.0, 0.1 * self.kl):
             return GOOD
-        return "poor: the guide is far from p(z | x); a more flexible or larger encoder, or IWAE"
+        return "poor: the guide is far from p(z | x); a larger encoder or a flow, see gaps"
 
     def _of_sites(self) -> list[tuple[str, str, str]]:
         lines = []
@@ -104,7 +104,7 @@ class Diagnosis:
         if self.surgery is None:
             return [(name, "-", "none: the prior depends on a condition") for name in names]
         mutual, marginal = self.surgery.mutual_information, self.surgery.marginal_kl
-        if self.surgery.log_n - mutual.mean < 0.5:
+        if mutual.mean > 0.9 * self.surgery.log_n:
             limit = f"at its limit log n = {self.surgery.log_n:.2f}"
             verdicts = (
                 f"good: {limit}, may be more",
@@ -123,7 +123,7 @@ class Diagnosis:
     def _of_pareto_k(self) -> str:
         if self.pareto_k.share <= 0.1:
             return GOOD
-        return "poor: weights do not correct the guide; heavier tails, or method='ais'"
+        return "poor: weights do not correct the guide; IWAE or DReG, or method='ais'"
 
     def _of_calibration(self) -> list[tuple[str, str, str]]:
         lines = []

@@ -44,7 +44,7 @@ class HierarchicalVAE(Model):
         activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
         skip: Whether every z_l is an input of all layers below it; it needs hidden layers.
         batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
-            the default decoder; see `nets.BatchNorm`.
+            the default decoder; see `layers.BatchNorm`.
         prior: p(z_L), called without inputs.
         decoder: p(x | z_1), called with z_1, and if `skip` p(x | z_1, ..., z_L), called with all.
     """

@@ -43,9 +43,10 @@ class LadderVAE(Model):
         z_dims: Sizes of z_1, ..., z_L, z_1 the nearest to the data.
         hidden: Hidden layers of (2) for l = 1, ..., L: a sequence of sizes for each layer;
             p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
-        activation: Of the hidden layers: "leaky_relu", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
+        activation: Of the hidden layers: "leaky_relu", "tanh", "relu", ...; see
+            `layers.ACTIVATIONS`.
         batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
-            the default decoder; see `nets.BatchNorm`.
+            the default decoder; see `layers.BatchNorm`.
         prior: p(z_L), called without inputs.
         decoder: p(x | z_1), called with z_1.
     """

@@ -141,7 +141,7 @@ class RankOneNormalNet(Network):
         out_dim: Size of the event.
         hidden: Sizes of the hidden layers.
         activation: Name of the activation.
-        batch_norm: Whether hidden layers are normalised, see `nets.BatchNorm`.
+        batch_norm: Whether hidden layers are normalised, see `layers.BatchNorm`.
     """
 
     support: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))

@@ -39,7 +39,7 @@ class DLGM(Model):
             T_0, T_1, ... have one each, in reverse order (an empty one makes T_l linear).
         covariance: Of q: "rank_one" or "diagonal".
         activation: Of the hidden layers: "relu", "softplus", "tanh", ...; see `layers.ACTIVATIONS`.
-        batch_norm: Whether hidden layers are normalised; see `nets.BatchNorm`.
+        batch_norm: Whether hidden layers are normalised; see `layers.BatchNorm`.
         transforms: T_1, ..., T_{L-1}, called with h_{l+1}, which give the mean of h_l.
         encoders: N(mu_l(x), C_l(x)) for l = 1, ..., L, called with x.
         decoder: pi(x | T_0(h_1)), called with h_1: T_0 and pi together.
