@@ -29,8 +29,8 @@ class Poisoned(DiagNormalNet):
 
 
 def test_a_loss_of_nan_names_the_site_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    # Three batches an epoch, and one call more for the check after the first step.
-    model = VAE(6, 2, (3,), decoder=Poisoned(good=3 + 1 + 1))
+    # Three batches an epoch, and two calls more for the checks before the first step.
+    model = VAE(6, 2, (3,), decoder=Poisoned(good=2 + 3 + 1))
     words = r"was nan at epoch 2, batch 2 of 3; first site at fault: 'x', whose loc is NaN"
     with pytest.raises(FloatingPointError, match=words):
         run(model, epochs=4, out=tmp_path)

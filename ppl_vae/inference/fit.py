@@ -14,11 +14,15 @@ from ppl_vae.inference.batches import as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.evaluate import mean_loss
 from ppl_vae.inference.objective import Objective, PyroObjective
+from ppl_vae.inference.step import Compile
 from ppl_vae.inference.trainer import Trainer
 from ppl_vae.models.base import Model, evaluating
 from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, plain
 from ppl_vae.schedules import Schedule
 
+WORTH_COMPILING = 10_000
+"""Steps from which on a compiled run is faster. It does not depend on a measurement, so that equal
+arguments give equal weights: compiled and eager steps differ in the last digits."""
 Validation = Callable[[Any], Mapping[str, float]]
 
 
@@ -31,6 +35,7 @@ def fit(
     batch_size: int = 128,
     lr: float | Schedule = 1e-3,
     device: str | torch.device = "auto",
+    compile: Compile = "auto",
     seed: int = 0,
     validation: Validation | Any = None,
     out: str | Path | None = None,
@@ -54,6 +59,8 @@ def fit(
         batch_size: Data per batch; the last batch of an epoch may be smaller.
         lr: Adam's step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
         device: "auto" (a CUDA device if there is one), "cpu", "cuda" or a torch.device.
+        compile: Whether steps are compiled (see `svi_step`), which takes seconds at first: True,
+            False, or "auto": where a run has 10 000 steps or more, and it is possible.
         seed: Of everything random: order of the data, pixels, draws. Not of the initial weights,
             which the model got when it was made.
         validation: Called with the model after every epoch, gives names and numbers to report; or
@@ -79,15 +86,19 @@ def fit(
         check_whole(name, number, least)
     if not isinstance(lr, Schedule):
         check_positive("lr", lr)
+    if compile not in (True, False, "auto"):
+        raise ValueError(f"compile should be True, False or 'auto', was {compile!r}")
     arrays = as_tuple(data)
     given = _as_objective(objective)
     found = find_device(device)
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
         given.check(model, *as_tuple(validation))
-    trainer = Trainer(model.to(found), prepared, arrays, found, batch_size, lr)
+    steps = epochs * -(-len(arrays[0]) // batch_size)
+    chosen = False if compile == "auto" and steps < WORTH_COMPILING else compile
+    trainer = Trainer(model.to(found), prepared, arrays, found, batch_size, lr, chosen)
     folder = None if out is None else Path(out)
-    settings = {"batch_size": batch_size, "lr": plain(lr), "seed": seed}
+    settings = {"batch_size": batch_size, "lr": plain(lr), "compile": compile, "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     with random_state.isolated(seed, found):
         checkpoint = Checkpoint.find(folder, run, epochs) if resume else None

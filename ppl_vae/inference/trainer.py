@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyro
@@ -13,6 +13,7 @@ from ppl_vae.checks import as_numpy
 from ppl_vae.inference import faults, random_state
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.step import Compile, Step
 from ppl_vae.models.base import Model, keeping_buffers
 from ppl_vae.runs import Checkpoint, Progress, part
 from ppl_vae.schedules import Schedule
@@ -30,9 +31,9 @@ class Trainer:
         device: torch.device,
         batch_size: int,
         lr: float | Schedule,
+        compile: Compile,
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
-        self.now = objective  # in the epoch that runs
         self.device, self.batch_size = device, batch_size
         own = [p for p in model.parameters() if p.requires_grad]
         if not own:
@@ -47,9 +48,14 @@ class Trainer:
         self.lr = lr
         trained = [p for p in self.parameters.values() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, fused=True)
-        self.state = {name: value.to(device) for name, value in objective.state().items()}
+        self.svi = Step(model, objective, self.optimizer, compile=compile, trained=self.parameters)
         self.order = torch.Generator()
         self.steps = 0
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The numbers of the objective."""
+        return self.svi.state
 
     def start(self, seed: int, checkpoint: Checkpoint | None) -> None:
         """Begins a run, or goes on where the checkpoint was made."""
@@ -67,7 +73,8 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         saved = part(checkpoint.arrays, "objective")
-        self.state = {name: torch.tensor(saved[name], device=self.device) for name in self.state}
+        for name, value in self.state.items():
+            value.copy_(torch.tensor(saved[name]))
         random = part(checkpoint.arrays, "random")
         self.order.set_state(torch.tensor(random.pop("order")))
         random_state.set_state(random, checkpoint.extra["random"], self.device)
@@ -90,10 +97,11 @@ class Trainer:
         """Trains on every datum once; the mean loss per datum over the batches."""
         for module in (self.model, *self.networks.values()):
             module.train()
-        self.now = self.objective.at(epoch)
+        self.svi.epoch = epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
-        turns = self.now.with_state(self.state).turns()
+        now = self.objective.at(epoch)
+        turns = now.with_state(self.state).turns()
         indices = self._order()
         again = self._order() if any(turn.window is not None for turn in turns) else []
         others = [index for index in again if len(index) == len(again[0])]
@@ -103,8 +111,9 @@ class Trainer:
             values = [self._take(turn, index, others, where) for turn in turns]
             losses.append(values[-1])
             bar.step(len(indices))
-        ended = self.now.with_state(self.state).after_epoch(self.model, *self.arrays)
-        self.state |= {name: value.to(self.device) for name, value in ended.items()}
+        ended = now.with_state(self.state).after_epoch(self.model, *self.arrays)
+        for name, value in ended.items():
+            self.state[name].copy_(value)
         return float(np.mean(losses))
 
     def _order(self) -> list[Tensor]:
@@ -123,42 +132,33 @@ class Trainer:
 
     def step(self, batch: tuple[Tensor, ...], where: str, group: str | None = None) -> float:
         """A step of the parameters of a group (None: of all), and the loss before it."""
-        before = torch.get_rng_state()
-        self.optimizer.zero_grad()
-        # Pyro's checks cost a third of a small model's step, and programs do not change.
-        with pyro.validation_enabled(False):
-            loss, state = self.loss(batch)
-            value = loss.item()
-            if not np.isfinite(value):
-                torch.set_rng_state(before)
-                self._stop(value, batch, where)
-            loss.backward()
         if self.steps == 0:
             self._check_step(batch)
-        if group is not None:
-            self._forget_gradients_but_of(group)
-        self.optimizer.step()
-        self.state = {name: number.detach() for name, number in state.items()}
+        before = torch.get_rng_state()
+        value = self.svi(*batch, group=group).item()
+        if not np.isfinite(value):
+            torch.set_rng_state(before)
+            with pyro.validation_enabled(False):
+                fault = faults.first_fault(lambda: self.svi.loss(*batch)[0])
+            raise FloatingPointError(
+                f"loss should be finite, was {value} {where}; {fault}. "
+                "The checkpoint of the last epoch, if there is one, is good"
+            )
         self.steps += 1
         return value
 
-    def loss(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss per datum, and the objective's numbers for the next step."""
-        objective = self.now.with_state(self.state)
-        total, state = objective.loss_and_state(self.model.model, self.model.guide, *batch)
-        return total / len(batch[0]), state
-
-    def _forget_gradients_but_of(self, group: str) -> None:
-        """Adam steps parameters that have a gradient; of others it leaves moments and count too."""
-        for name, parameter in self.parameters.items():
-            if self.objective.group_of(name) != group:
-                parameter.grad = None
-
     def _check_step(self, batch: tuple[Tensor, ...]) -> None:
-        """Of the first step: that every parameter has a gradient, and Pyro's checks of the loss."""
-        faults.check_gradients(self.parameters)
-        with self._keeping_buffers(), torch.random.fork_rng(), pyro.validation_enabled(True):
-            self.loss(batch)
+        """Before the first step: that every parameter gets a gradient, and Pyro's checks."""
+        with self._keeping_buffers(), torch.random.fork_rng():
+            with pyro.validation_enabled(False):
+                loss, _ = self.svi.loss(*batch)
+            if not loss.isfinite():
+                return  # the step itself will say why
+            loss.backward()
+            faults.check_gradients(self.parameters)
+            self.optimizer.zero_grad()
+            with pyro.validation_enabled(True):
+                self.svi.loss(*batch)
 
     @contextmanager
     def _keeping_buffers(self) -> Iterator[None]:
@@ -166,13 +166,6 @@ class Trainer:
             for module in (self.model, *self.networks.values()):
                 kept.enter_context(keeping_buffers(module))
             yield
-
-    def _stop(self, value: float, batch: tuple[Tensor, ...], where: str) -> NoReturn:
-        fault = faults.first_fault(lambda: self.loss(batch)[0])
-        raise FloatingPointError(
-            f"loss should be finite, was {value} {where}; {fault}. "
-            "The checkpoint of the last epoch, if there is one, is good"
-        )
 
 
 def _parameters_of(network: nn.Module, name: str, model: Model) -> dict[str, nn.Parameter]:

@@ -1,0 +1,119 @@
+"""Programs as graphs of tensor operations: recorded once, compiled, replayed."""
+
+import random
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Function = Callable[..., Any]
+
+
+class CannotCapture(ValueError):
+    """A program is not one graph: it looks at a value on its way, or uses other random numbers."""
+
+
+class Slots:
+    """The tensors of modules, parameters and buffers, which can be exchanged for others.
+
+    Attributes:
+        tensors: Each tensor once, parameters first.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        parts = list(dict.fromkeys(part for module in modules for part in module.modules()))
+        self.places: list[tuple[dict[str, Tensor | None], str, int]] = []
+        found: dict[int, int] = {}
+        self.tensors: list[Tensor] = []
+        for holder in ("_parameters", "_buffers"):
+            for part in parts:
+                held: dict[str, Tensor | None] = getattr(part, holder)
+                for name, tensor in held.items():
+                    if tensor is None:
+                        continue
+                    if id(tensor) not in found:
+                        found[id(tensor)] = len(self.tensors)
+                        self.tensors.append(tensor)
+                    self.places.append((held, name, found[id(tensor)]))
+
+    @contextmanager
+    def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """The modules have these tensors; what they write to buffers is written to them."""
+        try:
+            for held, name, number in self.places:
+                held[name] = tensors[number]
+            yield
+            for held, name, number in self.places:
+                new = held[name]
+                if new is not None and new is not tensors[number]:  # a buffer that was replaced
+                    with torch.no_grad():
+                        tensors[number].copy_(new)
+        finally:
+            for held, name, number in self.places:
+                held[name] = self.tensors[number]
+
+
+def record(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:
+    """The tensor operations of `function` on inputs like these, random draws as draws.
+
+    Raises:
+        CannotCapture: the function looks at a value, uses a tensor that is not among its inputs, or
+            draws from Python's or NumPy's random numbers.
+    """
+    before = _foreign_random_state()
+    try:
+        # In "fake" mode tensors have no values, so that none can be looked at and frozen.
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            graph = make_fx(function, tracing_mode="fake")(*inputs)
+    except Exception as error:
+        raise CannotCapture(_reason(error)) from error
+    if _foreign_random_state() != before:
+        raise CannotCapture("the program draws from Python's or NumPy's random numbers")
+    return graph
+
+
+def compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Function:
+    """The graph as machine code, which writes to its inputs what the graph writes.
+
+    Random numbers are those that the operations would draw one by one.
+
+    Raises:
+        CannotCapture: it cannot be compiled, for want of a compiler of C++ say.
+    """
+    from torch._inductor import compile as compile_graph
+
+    given: list[Any] = [tensor.detach() for tensor in inputs]
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its parts
+            run = compile_graph(graph, given, options={"fallback_random": True})
+    except Exception as error:
+        raise CannotCapture(_reason(error)) from error
+
+    def without_gradients(*inputs: Tensor) -> Any:
+        with torch.no_grad():
+            return run(*inputs)
+
+    return without_gradients
+
+
+def _foreign_random_state() -> tuple[Any, ...]:
+    """The state of random numbers that are not torch's, which a graph would freeze."""
+    legacy = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 (what a program may use)
+    return random.getstate(), legacy["key"].tobytes(), legacy["pos"]
+
+
+def _reason(error: Exception) -> str:
+    """What prevented a capture, in a line: the operation, and where in the program it was."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [f for f in frames if "/torch/" not in f.filename and "/pyro/" not in f.filename]
+    place = f" ({outside[-1].filename}:{outside[-1].lineno}: {outside[-1].line})" if outside else ""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}{place}"

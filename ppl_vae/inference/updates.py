@@ -1,0 +1,98 @@
+"""The updates of torch's optimizers as tensor operations, on the state that torch keeps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
+
+from ppl_vae.inference.capture import CannotCapture
+
+KINDS = (Adam, AdamW, Adamax, SGD)
+"""AdamW is an Adam whose weight decay is apart from the gradient."""
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raises a `CannotCapture` unless the optimizer's update is one of those here."""
+    names = [kind.__name__ for kind in KINDS]
+    if type(optimizer) not in KINDS:
+        raise CannotCapture(
+            f"optimizer should be {', '.join(names)} to be compiled, was {type(optimizer).__name__}"
+        )
+    for group in optimizer.param_groups:
+        for option in ("amsgrad", "maximize", "differentiable"):
+            if group.get(option):
+                raise CannotCapture(f"{option} should be False for a step to be compiled, was True")
+        if group.get("dampening"):
+            # torch's first step is not damped.
+            raise CannotCapture(
+                f"dampening should be 0 for a step to be compiled, was {group['dampening']}"
+            )
+
+
+def initial_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """What torch keeps of a parameter that was not yet stepped, by torch's names."""
+    names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+    if isinstance(optimizer, Adamax):
+        names = ("exp_avg", "exp_inf")
+    if isinstance(optimizer, SGD):
+        names = ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
+    state = {name: torch.zeros_like(parameter, requires_grad=False) for name in names}
+    if not isinstance(optimizer, SGD):
+        device = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+        state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+    return state
+
+
+def updated(
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    lr: Tensor,
+    parameter: Tensor,
+    grad: Tensor,
+    state: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The parameter and its state after a step, in the place of these; nothing is written to.
+
+    Args:
+        optimizer: What is done.
+        group: The parameter's group of the optimizer: its settings but for the step size.
+        lr: The step size, a scalar in double precision.
+        parameter: Its value.
+        grad: Its gradient.
+        state: What the optimizer keeps of it.
+    """
+    decay = group["weight_decay"]
+    if isinstance(optimizer, AdamW) or group.get("decoupled_weight_decay"):
+        parameter = parameter * (1 - lr * decay) if decay else parameter
+    elif decay:
+        grad = grad + decay * parameter
+    if isinstance(optimizer, SGD):
+        return _sgd(group, lr, parameter, grad, state)
+    step = state["step"] + 1
+    beta_1, beta_2 = group["betas"]
+    mean = torch.lerp(state["exp_avg"], grad, 1 - beta_1)
+    new = {"step": step, "exp_avg": mean}
+    exact = step.double()  # scalars cost nothing, and 1 - beta^step is small at first
+    size = lr / (1 - beta_1**exact)
+    if isinstance(optimizer, Adamax):
+        new["exp_inf"] = torch.maximum(beta_2 * state["exp_inf"], grad.abs() + group["eps"])
+        return parameter - size * mean / new["exp_inf"], new
+    new["exp_avg_sq"] = beta_2 * state["exp_avg_sq"] + (1 - beta_2) * grad * grad
+    root = new["exp_avg_sq"].sqrt() / (1 - beta_2**exact).sqrt()
+    return parameter - size * mean / (root + group["eps"]), new
+
+
+def _sgd(
+    group: Mapping[str, Any],
+    lr: Tensor,
+    parameter: Tensor,
+    grad: Tensor,
+    state: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    if not group["momentum"]:
+        return parameter - lr * grad, {}
+    buffer = group["momentum"] * state["momentum_buffer"] + grad
+    direction = grad + group["momentum"] * buffer if group["nesterov"] else buffer
+    return parameter - lr * direction, {"momentum_buffer": buffer}

@@ -1,0 +1,300 @@
+"""A compiled step does what an eager one does: the same numbers of the same random state."""
+
+import logging
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import CASES, Case
+from support import CASE, make, objective_of, tensors
+from torch import Tensor
+from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
+
+from ppl_vae.inference import (
+    ELBO,
+    BaselineNet,
+    ExponentialDecay,
+    FreeBits,
+    Objective,
+    Relaxed,
+    Warmup,
+    step,
+)
+from ppl_vae.inference.capture import CannotCapture
+from ppl_vae.inference.step import Step, svi_step
+from ppl_vae.models import Model, StandardNormal
+
+Make = Callable[[Any], Optimizer]
+
+
+@pytest.fixture
+def recorded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs as they were recorded, without machine code, which takes seconds to make."""
+
+    def run(graph: Any, inputs: Any) -> Any:
+        return torch.no_grad()(graph)
+
+    monkeypatch.setattr(step, "compiled", run)
+
+
+def adam(parameters: Any) -> Optimizer:
+    return Adam(parameters, lr=1e-2, fused=True)
+
+
+def batch_of(case: Case, objective: Objective) -> tuple[Tensor, ...]:
+    """A batch as `fit` makes it, in double precision."""
+    data = tensors(case.data(0), torch.double)
+    index = next(iter(objective.batches(8, torch.Generator().manual_seed(0), *data)))
+    return tuple(part[index] for part in data)
+
+
+def run(
+    model: Model, objective: Objective, batches: list[Any], compile: bool, make: Make = adam
+) -> tuple[list[float], dict[str, Tensor], Step]:
+    """Losses, and afterwards weights, optimizer state and the objective's numbers."""
+    trained = dict(model.named_parameters())
+    for name, network in objective.networks().items():
+        trained |= {f"network:{name}.{n}": p for n, p in network.double().named_parameters()}
+    optimizer = make([p for p in trained.values() if p.requires_grad])
+    made = Step(model, objective, optimizer, compile=compile, trained=trained)
+    pyro.set_rng_seed(1)
+    losses = []
+    for number, batch in enumerate(batches):
+        made.epoch = number // 2 + 1
+        losses.append(made(*batch).item())
+    after = {**model.state_dict(), **{name: p.detach() for name, p in trained.items()}}
+    for number, kept in optimizer.state_dict()["state"].items():
+        after |= {f"{number}.{name}": value for name, value in kept.items()}
+    after |= {f"state.{name}": value for name, value in made.state.items()}
+    return losses, after, made
+
+
+def assert_same_run(runs: Any) -> None:
+    (losses, after, _), (other_losses, other_after, made) = runs
+    assert made.graphs
+    assert losses == pytest.approx(other_losses, rel=1e-9)
+    assert len(set(losses)) == len(losses)  # noise is fresh, and weights move
+    assert after.keys() == other_after.keys()
+    for name, value in after.items():
+        torch.testing.assert_close(other_after[name], value, rtol=1e-6, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.usefixtures("recorded_alone")
+def test_every_case_is_one_graph(case: Case) -> None:
+    runs = []
+    for compile in (False, True):
+        model = make(case).double()
+        objective = objective_of(case).prepare(model, *case.data(0))
+        batch = batch_of(case, objective)
+        runs.append(run(model, objective, [batch] * 4, compile))
+    assert_same_run(runs)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [
+        ("ladder", lambda: ELBO(beta=Warmup(2))),
+        ("vae", lambda: ELBO(beta=Warmup(3), free_bits=FreeBits(0.3, "unit"))),
+        ("sbn-categorical", lambda: Relaxed(ExponentialDecay(1.0, 0.5, 3))),
+        ("sbn", lambda: ELBO(2, baseline="average")),
+        ("sbn", lambda: ELBO(2, baseline=BaselineNet(6, (3,)))),
+    ],
+)
+@pytest.mark.usefixtures("recorded_alone")
+def test_schedules_states_and_networks_are_in_one_graph(name: str, objective: Any) -> None:
+    runs = []
+    for compile in (False, True):
+        pyro.set_rng_seed(0)
+        model, given = make(CASE[name]).double(), objective()
+        runs.append(run(model, given, [batch_of(CASE[name], given)] * 8, compile))
+    assert_same_run(runs)
+    assert len(runs[1][2].graphs) == 1
+
+
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        lambda p: Adam(p, lr=1e-2, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1),
+        lambda p: AdamW(p, lr=1e-2, weight_decay=0.3),
+        lambda p: Adamax(p, lr=1e-2, weight_decay=0.1),
+        lambda p: SGD(p, lr=1e-3),
+        lambda p: SGD(p, lr=1e-3, momentum=0.9, weight_decay=0.1),
+        lambda p: SGD(p, lr=1e-3, momentum=0.9, nesterov=True),
+        lambda p: Adam([{"params": p[:3], "lr": 1e-3}, {"params": p[3:], "lr": 1e-2}]),
+    ],
+    ids=["adam", "adamw", "adamax", "sgd", "momentum", "nesterov", "groups"],
+)
+@pytest.mark.usefixtures("recorded_alone")
+def test_optimizers_and_their_states_are_torchs(make_optimizer: Make) -> None:
+    case = CASE["vae"]
+    runs = [
+        run(make(case).double(), ELBO(), [batch_of(case, ELBO())] * 4, compile, make_optimizer)
+        for compile in (False, True)
+    ]
+    assert_same_run(runs)
+
+
+def test_machine_code() -> None:
+    case = CASE["hierarchical-norm"]
+    runs = []
+    for compile in (False, True):
+        model = make(case).double().train()
+        (x,) = batch_of(case, ELBO())
+        runs.append(run(model, ELBO(), [(x,)] * 4, compile))
+    assert_same_run(runs)
+    assert len(runs[1][2].graphs) == 1
+
+
+@pytest.mark.usefixtures("recorded_alone")
+def test_batches_of_two_sizes() -> None:
+    case = CASE["hierarchical-norm"]
+    runs = []
+    for compile in (False, True):
+        model = make(case).double().train()
+        (x,) = batch_of(case, ELBO())
+        runs.append(run(model, ELBO(), [(x,), (x,), (x[:5],), (x,)], compile))
+    assert_same_run(runs)
+    assert len(runs[1][2].graphs) == 2
+
+
+@pytest.mark.usefixtures("recorded_alone")
+def test_what_changes_gets_a_graph_of_its_own() -> None:
+    case = CASE["hierarchical-norm"]
+    model = make(case).double().train()
+    optimizer = adam(list(model.parameters()))
+    made = Step(model, ELBO(), optimizer, compile=True)
+    (x,) = batch_of(case, ELBO())
+    for number, change in enumerate(
+        [
+            lambda: None,
+            lambda: model.eval(),
+            lambda: model.decoder.requires_grad_(False),
+            lambda: optimizer.load_state_dict(optimizer.state_dict()),
+            lambda: optimizer.param_groups[0].update(weight_decay=0.1),
+        ]
+    ):
+        change()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        count = float(next(iter(optimizer.state_dict()["state"].values()), {"step": 0})["step"])
+        made(x)
+        made(x)
+        assert len(made.graphs) == number + 1
+        moved = {n for n, value in model.state_dict().items() if not value.equal(before[n])}
+        assert any(name.startswith("encoders") and "running" not in name for name in moved)
+        assert any("running" in name for name in moved) == (number == 0)
+        assert any(name.startswith("decoder.logits") for name in moved) == (number < 2)
+        assert next(iter(optimizer.state_dict()["state"].values()))["step"] == count + 2
+
+
+@pytest.mark.usefixtures("recorded_alone")
+def test_an_eager_step_goes_on_where_a_compiled_one_stopped() -> None:
+    case = CASE["vae"]
+    batch = batch_of(case, ELBO())
+    whole = run(make(case).double(), ELBO(), [batch] * 4, False)[1]
+    model = make(case).double()
+    optimizer = adam(list(model.parameters()))
+    made = Step(model, ELBO(), optimizer, compile=True)
+    pyro.set_rng_seed(1)
+    for compile in (True, False, True, False):
+        made.compile = compile
+        made(*batch)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-7)
+
+
+class Careless(Model):
+    """A pair that does on its way what a graph cannot hold."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.x_dim, self.what = 2, what
+        self.loc, self.prior = torch.nn.Parameter(torch.zeros(2)), StandardNormal(2)
+        self.outside = torch.ones(2)
+
+    def model(self, x: Tensor) -> None:
+        scale = 1.0
+        if self.what == "looks" and x.sum() > 0:
+            scale = 2.0
+        if self.what == "item":
+            scale = 1.0 + x.abs().max().item()
+        if self.what == "python":
+            scale = 1.0 + random.random()
+        if self.what == "numpy":
+            scale = 1.0 + float(np.random.rand())  # noqa: NPY002
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            loc = z * self.outside if self.what == "outside" else z
+            pyro.sample("x", dist.Normal(loc, scale).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc.expand(len(x), 2), 1.0).to_event(1))
+
+
+REFUSED = {
+    "looks": 'if self.what == "looks" and x.sum',
+    "item": r"dist.Normal\(loc, scale\)",
+    "python": "draws from Python's or NumPy's random numbers",
+    "numpy": "draws from Python's or NumPy's random numbers",
+    "outside": "loc = z . self.outside",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_graph_is_refused_or_eager(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(4, 2)
+    for compile in (True, "auto"):
+        model = Careless(what)
+        optimizer = adam(list(model.parameters()))
+        if compile is True:
+            with pytest.raises(CannotCapture, match=REFUSED[what]):
+                svi_step(model, ELBO(), optimizer, (x,), compile=True)
+            continue
+        with caplog.at_level(logging.WARNING, "ppl_vae"):
+            made = svi_step(model, ELBO(), optimizer, (x,))
+            made(x)
+        said = [r.getMessage() for r in caplog.records if r.name.startswith("ppl_vae")]
+        assert len(said) == 1
+        assert said[0].startswith("steps are not compiled: ")
+        assert model.loc.any()
+        assert not made.graphs
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.usefixtures("recorded_alone")
+def test_a_loss_that_is_not_finite_changes_nothing(compile: bool) -> None:
+    case = CASE["vae-gaussian"]
+    model = make(case)
+    optimizer = adam(list(model.parameters()))
+    made = Step(model, ELBO(), optimizer, compile=compile)
+    (x,) = tensors(case.data(0))
+    made(x)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert not made(x * torch.nan).isfinite()
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert made(x).isfinite()
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_wrong_arguments_are_named() -> None:
+    model, (x,) = make(CASE["vae"]), tensors(CASE["vae"].data(0))
+    parameters = list(model.parameters())
+    for optimizer, says in (
+        (torch.optim.RMSprop(parameters), "optimizer should be Adam, AdamW, .* was RMSprop"),
+        (Adam(parameters, amsgrad=True), "amsgrad should be False for a step to be compiled"),
+        (SGD(parameters, lr=0.1, momentum=0.9, dampening=0.5), "dampening should be 0 .* was 0.5"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            svi_step(model, ELBO(), optimizer, (x,), compile=True)
+        eager = svi_step(model, ELBO(), optimizer, (x,))
+        assert re.search(says, eager.refused or "")
+        assert eager(x).isfinite()
+    with pytest.raises(ValueError, match=r"x should have shape \(n, 6\)"):
+        svi_step(model, ELBO(), adam(parameters), (x[:, :2],))
