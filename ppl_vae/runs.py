@@ -112,7 +112,7 @@ class Progress:
         self.shown = shown
         self.bar: Any = None
         self.last_line = time.monotonic()
-        if shown and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        if shown and (sys.stderr.isatty() or _in_a_notebook()):
             from tqdm.auto import tqdm
 
             layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -149,6 +149,12 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def _in_a_notebook() -> bool:
+    """Whether this is a kernel of Jupyter, and not a program that imported one."""
+    ipython: Any = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 @dataclass(frozen=True)
