@@ -65,7 +65,7 @@ def updated(
     """
     decay = group["weight_decay"]
     if isinstance(optimizer, AdamW) or group.get("decoupled_weight_decay"):
-        parameter = parameter * (1 - lr * decay) if decay else parameter
+        parameter = parameter * (1 - lr * decay).to(parameter) if decay else parameter
     elif decay:
         grad = grad + decay * parameter
     if isinstance(optimizer, SGD):
@@ -74,13 +74,14 @@ def updated(
     beta_1, beta_2 = group["betas"]
     mean = torch.lerp(state["exp_avg"], grad, 1 - beta_1)
     new = {"step": step, "exp_avg": mean}
-    exact = step.double()  # scalars cost nothing, and 1 - beta^step is small at first
-    size = lr / (1 - beta_1**exact)
+    # 1 - beta^step is small at first. Arrays in double precision would take twice the time.
+    exact = step.double()
+    size = (lr / (1 - beta_1**exact)).to(parameter)
     if isinstance(optimizer, Adamax):
         new["exp_inf"] = torch.maximum(beta_2 * state["exp_inf"], grad.abs() + group["eps"])
         return parameter - size * mean / new["exp_inf"], new
     new["exp_avg_sq"] = beta_2 * state["exp_avg_sq"] + (1 - beta_2) * grad * grad
-    root = new["exp_avg_sq"].sqrt() / (1 - beta_2**exact).sqrt()
+    root = new["exp_avg_sq"].sqrt() / (1 - beta_2**exact).sqrt().to(parameter)
     return parameter - size * mean / (root + group["eps"]), new
 
 
@@ -91,6 +92,7 @@ def _sgd(
     grad: Tensor,
     state: Mapping[str, Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    lr = lr.to(parameter)
     if not group["momentum"]:
         return parameter - lr * grad, {}
     buffer = group["momentum"] * state["momentum_buffer"] + grad
