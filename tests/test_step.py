@@ -27,7 +27,7 @@ from ppl_vae.inference import (
     step,
 )
 from ppl_vae.inference.capture import CannotCapture
-from ppl_vae.inference.step import Step, svi_step
+from ppl_vae.inference.step import Step, parameters_of, svi_step
 from ppl_vae.models import Model, StandardNormal
 
 Make = Callable[[Any], Optimizer]
@@ -58,11 +58,11 @@ def run(
     model: Model, objective: Objective, batches: list[Any], compile: bool, make: Make = adam
 ) -> tuple[list[float], dict[str, Tensor], Step]:
     """Losses, and afterwards weights, optimizer state and the objective's numbers."""
-    trained = dict(model.named_parameters())
-    for name, network in objective.networks().items():
-        trained |= {f"network:{name}.{n}": p for n, p in network.double().named_parameters()}
+    for network in objective.networks().values():
+        network.double()
+    trained = parameters_of(model, objective)
     optimizer = make([p for p in trained.values() if p.requires_grad])
-    made = Step(model, objective, optimizer, compile=compile, trained=trained)
+    made = Step(model, objective, optimizer, compile=compile)
     pyro.set_rng_seed(1)
     losses = []
     for number, batch in enumerate(batches):
@@ -191,6 +191,20 @@ def test_what_changes_gets_a_graph_of_its_own() -> None:
         assert any("running" in name for name in moved) == (number == 0)
         assert any(name.startswith("decoder.logits") for name in moved) == (number < 2)
         assert next(iter(optimizer.state_dict()["state"].values()))["step"] == count + 2
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.usefixtures("recorded_alone")
+def test_what_the_optimizer_does_not_have_stays(compile: bool) -> None:
+    case = CASE["vae"]
+    model = make(case).double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = adam(list(model.encoder.parameters()))
+    svi_step(model, ELBO(), optimizer, batch_of(case, ELBO()), compile=compile)(
+        *batch_of(case, ELBO())
+    )
+    moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert moved == {name for name in before if name.startswith("encoder.")}
 
 
 @pytest.mark.usefixtures("recorded_alone")

@@ -60,10 +60,9 @@ class Step:
         optimizer: Steps the parameters that are trained.
         compile: True for compiled steps, False for eager ones, "auto" for compiled ones where that
             is possible: else a line of the log says what prevented it.
-        trained: The parameters by the names that `Objective.group_of` knows, of the objective's
-            networks too; by default those of the model.
 
     Attributes:
+        parameters: Those of the model and of the objective's networks, see `parameters_of`.
         state: The objective's numbers, after the last step.
         epoch: The epoch that runs, from 1.
         refused: What prevented compiling, if something did.
@@ -76,11 +75,10 @@ class Step:
         optimizer: Optimizer,
         *,
         compile: Compile = "auto",
-        trained: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.compile = compile
-        self.parameters = dict(model.named_parameters() if trained is None else trained)
+        self.parameters = parameters_of(model, objective)
         modules = [model, *objective.networks().values()]
         self.parts = [part for module in modules for part in module.modules()]
         self.slots = Slots(modules)
@@ -154,11 +152,14 @@ class Step:
         return self.graphs[key]
 
     def _stepped(self, group: str | None) -> list[str]:
-        """The names of the parameters of a group."""
+        """The names of the optimizer's parameters that are trained, of a group."""
+        groups = self.optimizer.param_groups
+        known = {id(parameter) for given in groups for parameter in given["params"]}
         return [
             name
             for name, parameter in self.parameters.items()
-            if parameter.requires_grad and (group is None or self.objective.group_of(name) == group)
+            if (parameter.requires_grad and id(parameter) in known)
+            and (group is None or self.objective.group_of(name) == group)
         ]
 
 
@@ -247,3 +248,22 @@ def _groups(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[int]:
         for parameter in group["params"]
     }
     return [place[id(parameter)] for parameter in parameters]
+
+
+def parameters_of(model: Model, objective: Objective) -> dict[str, nn.Parameter]:
+    """The parameters of the model, and of the objective's networks by names that no other has.
+
+    Raises:
+        ValueError: a network has a parameter of the model.
+    """
+    found = dict(model.named_parameters())
+    shared = {id(parameter): key for key, parameter in found.items()}
+    for name, network in objective.networks().items():
+        for key, parameter in network.named_parameters(prefix=f"network:{name}"):
+            if id(parameter) in shared:
+                raise ValueError(
+                    f"{name} should have parameters of its own, but {key!r} is "
+                    f"{shared[id(parameter)]!r} of the model"
+                )
+            found[key] = parameter
+    return found

@@ -13,7 +13,7 @@ from ppl_vae.checks import as_numpy
 from ppl_vae.inference import faults, random_state
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.objective import Objective
-from ppl_vae.inference.step import Compile, Step
+from ppl_vae.inference.step import Compile, Step, parameters_of
 from ppl_vae.models.base import Model, keeping_buffers
 from ppl_vae.runs import Checkpoint, Progress, part
 from ppl_vae.schedules import Schedule
@@ -40,15 +40,13 @@ class Trainer:
             raise ValueError("model should have a parameter to train, had none")
         given = objective.networks()
         self.networks = {name: n.to(device, own[0].dtype) for name, n in given.items()}
-        self.parameters = dict(model.named_parameters())
-        for name, network in self.networks.items():
-            self.parameters |= _parameters_of(network, name, model)
+        self.parameters = parameters_of(model, objective)
         faults.check_finite_parameters(self.parameters)
         self.batches = Batches(arrays, device, own[0].dtype)
         self.lr = lr
         trained = [p for p in self.parameters.values() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, fused=True)
-        self.svi = Step(model, objective, self.optimizer, compile=compile, trained=self.parameters)
+        self.svi = Step(model, objective, self.optimizer, compile=compile)
         self.order = torch.Generator()
         self.steps = 0
 
@@ -166,19 +164,6 @@ class Trainer:
             for module in (self.model, *self.networks.values()):
                 kept.enter_context(keeping_buffers(module))
             yield
-
-
-def _parameters_of(network: nn.Module, name: str, model: Model) -> dict[str, nn.Parameter]:
-    """The parameters of an objective's network, by names that no model's parameter has."""
-    shared = {id(parameter): key for key, parameter in model.named_parameters()}
-    found = dict(network.named_parameters(prefix=f"network:{name}"))
-    for key, parameter in found.items():
-        if id(parameter) in shared:
-            raise ValueError(
-                f"{name} should have parameters of its own, but {key!r} is "
-                f"{shared[id(parameter)]!r} of the model"
-            )
-    return found
 
 
 def _take_over(network: nn.Module, name: str, weights: Mapping[str, np.ndarray]) -> None:
