@@ -89,11 +89,16 @@ def compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Function:
     """
     from torch._inductor import compile as compile_graph
 
+    from ppl_vae.inference import onednn
+
+    options: dict[str, Any] = {"fallback_random": True}
+    if torch.backends.mkldnn.is_available():
+        options["post_grad_custom_post_pass"] = onednn.Products()
     given: list[Any] = [tensor.detach() for tensor in inputs]
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), onednn.callable_from_graphs():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its parts
-            run = compile_graph(graph, given, options={"fallback_random": True})
+            run = compile_graph(graph, given, options=options)
     except Exception as error:
         raise CannotCapture(_reason(error)) from error
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ppl_vae.inference import updates
+from ppl_vae.inference import memory, updates
 from ppl_vae.inference.capture import CannotCapture, Function, Slots, compiled, record
 from ppl_vae.inference.objective import Objective
 from ppl_vae.models.base import Model
@@ -76,6 +76,7 @@ class Step:
         *,
         compile: Compile = "auto",
     ) -> None:
+        memory.keep_freed()
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.compile = compile
         self.parameters = parameters_of(model, objective)
