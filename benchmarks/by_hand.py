@@ -24,20 +24,20 @@ def softplus_mlp(*sizes: int) -> nn.Sequential:
 
 
 class VAEByHand(nn.Module):
-    """784-H-H-50: minus the ELBO, or with k particles minus the importance weighted bound."""
+    """784-H-...-H-50: minus the ELBO, or with k particles minus the importance weighted bound."""
 
-    def __init__(self, hidden: int, k: int = 1, z_dim: int = 50) -> None:
+    def __init__(self, hidden: tuple[int, ...], k: int = 1, z_dim: int = 50) -> None:
         super().__init__()
         self.k = k
-        self.encoder = nn.Sequential(softplus_mlp(PIXELS, hidden, hidden), nn.Softplus())
-        self.loc, self.log_var = nn.Linear(hidden, z_dim), nn.Linear(hidden, z_dim)
-        self.decoder = softplus_mlp(z_dim, hidden, hidden, PIXELS)
+        self.encoder = nn.Sequential(softplus_mlp(PIXELS, *hidden), nn.Softplus())
+        self.loc, self.log_var = nn.Linear(hidden[-1], z_dim), nn.Linear(hidden[-1], z_dim)
+        self.decoder = softplus_mlp(z_dim, *hidden[::-1], PIXELS)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.encoder(x)
         loc, log_var = self.loc(h), self.log_var(h)
         shape = loc.shape if self.k == 1 else (self.k, *loc.shape)
-        noise = torch.randn(shape)
+        noise = torch.randn(shape, dtype=x.dtype, device=x.device)
         z = loc + (0.5 * log_var).exp() * noise
         log_w = log_bernoulli(self.decoder(z), x) + 0.5 * (noise**2 + log_var - z**2).sum(-1)
         if self.k > 1:
@@ -60,9 +60,10 @@ class M2ByHand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         log_q = F.log_softmax(self.classifier(x), -1)
-        total = torch.zeros(len(x))
+        total = x.new_zeros(len(x))
         for y in range(self.n_classes):
-            one_hot = F.one_hot(torch.full((len(x),), y), self.n_classes).float()
+            label = torch.full((len(x),), y, device=x.device)
+            one_hot = F.one_hot(label, self.n_classes).to(x.dtype)
             h = self.encoder(torch.cat([x, one_hot], -1))
             loc, log_var = self.loc(h), self.log_var(h)
             noise = torch.randn_like(loc)
@@ -97,7 +98,7 @@ class LadderByHand(nn.Module):
             seen.append(head(h).chunk(2, -1))
         loc, log_var = seen[-1]
         z = loc + (0.5 * log_var).exp() * torch.randn_like(loc)
-        total = _log_normal(z, torch.zeros(()), torch.zeros(())) - _log_normal(z, loc, log_var)
+        total = _log_normal(z, x.new_zeros(()), x.new_zeros(())) - _log_normal(z, loc, log_var)
         for layer in range(3, -1, -1):
             p_loc, p_log_var = self.down_heads[layer](self.down[layer](z)).chunk(2, -1)
             d_loc, d_log_var = seen[layer]
@@ -131,7 +132,7 @@ class SBNByHand(nn.Module):
         self.prior = nn.Parameter(torch.zeros(200))
 
     def forward(self, x: Tensor) -> Tensor:
-        value, log_p, log_q = x, torch.zeros(()), torch.zeros(())
+        value, log_p, log_q = x, x.new_zeros(()), x.new_zeros(())
         for layer in range(3):
             logits = self.up[layer](value)
             if layer == 0:
@@ -144,7 +145,8 @@ class SBNByHand(nn.Module):
         bound = log_w.logsumexp(0) - math.log(self.k)
         numbers = log_w.detach()
         others = (numbers.sum(0) - numbers) / (self.k - 1)
-        replaced = torch.where(torch.eye(self.k, dtype=torch.bool)[:, :, None], others, numbers)
+        own = torch.eye(self.k, dtype=torch.bool, device=x.device)[:, :, None]
+        replaced = torch.where(own, others, numbers)
         baseline = replaced.logsumexp(1) - math.log(self.k)
         signal = bound.detach() - baseline
         return -(bound + (signal * log_q).sum(0) - (signal * log_q).sum(0).detach()).mean()

@@ -1,38 +1,93 @@
-"""What the comparisons of speed share: contenders in processes of their own, in turn."""
+"""The training step of this library and of torch by hand, ready to be called again and again."""
 
-import json
-import statistics
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from other_libraries import numpyro_svi, pixyz_vae, pyro_svi, pythae_vae
+from speed_cases import COMPILED, COMPILED_KEPT, EAGER, GRAPH, NUMPYRO, PIXYZ, PYRO, PYTHAE, Case
+from torch import Tensor, nn
 
-def compare(
-    script: str, contenders: Iterable[str], rounds: int, flags: Mapping[str, Any]
-) -> dict[str, float]:
-    """Runs `script --contender NAME` for each in turn, prints the times, and gives their medians.
-
-    Args:
-        script: The file of the comparison; with --contender it prints seconds by `report`.
-        contenders: The names.
-        rounds: Processes of each.
-        flags: Further flags of the script, by name.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    for _ in range(rounds):
-        for name, times in seconds.items():
-            command = [sys.executable, script, "--contender", name, *words]
-            run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            times += json.loads(run.stdout.splitlines()[-1])
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    for name, times in seconds.items():
-        shown = " ".join(f"{time:.2f}" for time in times)
-        print(f"{name:12} median {medians[name]:6.2f} s per epoch   ({shown})")
-    return medians
+Step = Callable[[], Any]
+Make = Callable[[Case, torch.device], Step]
+OURS, OURS_EAGER = "ppl_vae compiled", "ppl_vae eager"
 
 
-def report(seconds: list[float]) -> None:
-    """What a contender prints."""
-    print(json.dumps(seconds))
+def ours(case: Case, device: torch.device, compile: bool) -> Step:
+    from ppl_vae import inference, models
+    from ppl_vae.inference.step import svi_step
+
+    model = case.model(models).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    x = torch.as_tensor(case.images(), device=device)
+    step = svi_step(model, case.objective(inference), optimizer, (x,), compile=compile)
+    return lambda: step(x)
+
+
+def by_hand(case: Case, device: torch.device, compile: bool, kept: bool = False) -> Step:
+    if kept:
+        from ppl_vae.inference.memory import keep_freed
+
+        keep_freed()
+    module, optimizer, x = _parts(case, device)
+    loss_of: Any = torch.compile(module) if compile else module
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_of(x).backward()
+        optimizer.step()
+
+    return step
+
+
+def by_hand_in_a_graph(case: Case, device: torch.device) -> Step:
+    """Loss, gradients and Adam in one CUDA graph, which is replayed."""
+    module, optimizer, x = _parts(case, device, capturable=True)
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # what is made in the first steps should not be in the graph
+        for _ in range(3):
+            optimizer.zero_grad()
+            module(x).backward()
+            optimizer.step()
+    torch.cuda.current_stream().wait_stream(aside)
+    optimizer.zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        module(x).backward()
+        optimizer.step()
+    return graph.replay
+
+
+def _parts(
+    case: Case, device: torch.device, **settings: Any
+) -> tuple[nn.Module, torch.optim.Optimizer, Tensor]:
+    module = case.by_hand().to(device)
+    optimizer = torch.optim.Adam(module.parameters(), fused=True, **settings)
+    return module, optimizer, torch.as_tensor(case.images(), device=device)
+
+
+CONTENDERS: dict[str, Make] = {
+    OURS: lambda case, device: ours(case, device, True),
+    OURS_EAGER: lambda case, device: ours(case, device, False),
+    COMPILED: lambda case, device: by_hand(case, device, True),
+    COMPILED_KEPT: lambda case, device: by_hand(case, device, True, kept=True),
+    EAGER: lambda case, device: by_hand(case, device, False),
+    GRAPH: by_hand_in_a_graph,
+    PYRO: pyro_svi,
+    NUMPYRO: numpyro_svi,
+    PYTHAE: pythae_vae,
+    PIXYZ: pixyz_vae,
+}
+
+
+def contenders(case: Case, device: str) -> list[str]:
+    """The names of those that have the case, and are compared on the device."""
+    names = [OURS, OURS_EAGER, COMPILED, COMPILED_KEPT, EAGER]
+    if device == "cuda":
+        names = [OURS, OURS_EAGER, COMPILED, EAGER, GRAPH]
+    names += [PYRO] if case.pyro else []
+    if device == "cpu":
+        names += [NUMPYRO] if case.numpyro else []
+        names += [PYTHAE, PIXYZ] if case.hidden else []
+    return names

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from contenders import compare, report
+from processes import compare_epochs, report
 from torch import Tensor, nn
 
 N, PIXELS, Z_DIM, HIDDEN, BATCH, LR = 10_000, 784, 50, 200, 100, 1e-3
@@ -101,7 +101,7 @@ def main(contender: str = "", epochs: int = 2, rounds: int = 3, k: int = 50) -> 
         return
     print(f"IWAE-{k} 784-200-200-50, {N} images, batch {BATCH}, {torch.get_num_threads()} threads")
     flags = {"epochs": epochs, "k": k}
-    medians = compare(__file__, CONTENDERS, rounds, flags)
+    medians = compare_epochs(__file__, CONTENDERS, rounds, flags)
     print(f"ratio {medians['ppl_vae fit'] / medians['by hand']:.3f} (bar: at most 1.15)")
 
 

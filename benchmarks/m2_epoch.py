@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from contenders import compare, report
+from processes import compare_epochs, report
 from torch import Tensor, nn
 
 N, LABELLED, PIXELS, CLASSES, Z_DIM, HIDDEN, BATCH = 50_000, 100, 784, 10, 50, 500, 200
@@ -121,7 +121,7 @@ def main(contender: str = "", epochs: int = 2, rounds: int = 2) -> None:
         report(CONTENDERS[contender](epochs))
         return
     print(f"M2 784-500-500-50, {N} images, batch {BATCH}, {torch.get_num_threads()} threads")
-    medians = compare(__file__, CONTENDERS, rounds, {"epochs": epochs})
+    medians = compare_epochs(__file__, CONTENDERS, rounds, {"epochs": epochs})
     print(f"ratio {medians['ppl_vae fit'] / medians['by hand']:.3f} (bar: at most 1.2)")
 
 

@@ -1,8 +1,10 @@
 """The arguments an object was made with, remembered so that a file can make it again."""
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+import reprlib
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any, ClassVar, Self, get_args, get_origin
 
 
 class Remembers:
@@ -68,29 +70,49 @@ class Remembers:
         arguments = description.get("arguments") if isinstance(description, Mapping) else None
         if not isinstance(name, str) or not isinstance(arguments, Mapping):
             raise ValueError(
-                f"description should have 'class' and 'arguments', was {description!r}"
+                f"description should have 'class' and 'arguments', was {reprlib.repr(description)}"
             )
         known = cls._known.get((cls.backend, name))
         if known is None or not issubclass(known, cls):
             raise ValueError(
                 f"class should be {cls.__name__} or a subclass of it that is defined in this "
-                f"program, was {name!r}"
+                f"program, was {reprlib.repr(name)}"
             )
         values = {key: cls._from_json(value, extra) for key, value in arguments.items()}
+        _check_parts(known, values)
         try:
             return known(**values, **extra)
-        except TypeError as error:
-            raise ValueError(f"arguments should be those of {name}, were {values}") from error
+        except ValueError:
+            raise
+        except Exception as error:  # a constructor may do anything with what a file made up
+            why = str(error).partition("\n")[0][:200]
+            raise ValueError(
+                f"arguments should be those of {name}, were {reprlib.repr(values)} ({why})"
+            ) from error
 
     @classmethod
     def _from_json(cls, value: Any, extra: Mapping[str, Any]) -> Any:
-        if isinstance(value, Mapping) and "class" in value:
+        if isinstance(value, Mapping):
             root = next(c for c in reversed(cls.__mro__) if c.__dict__.get("backend"))
             assert issubclass(root, Remembers)
             return root.from_description(value, **extra)
         if isinstance(value, list):
             return tuple(cls._from_json(item, extra) for item in value)
         return value
+
+
+def _check_parts(known: type, values: Mapping[str, Any]) -> None:
+    """Where `__init__` asks for an object, a network say, nothing else is handed to it."""
+    for name, parameter in inspect.signature(known).parameters.items():
+        annotation = parameter.annotation
+        either = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        kinds = tuple(Callable if get_origin(kind) is Callable else kind for kind in either)
+        plain = all(isinstance(kind, type) for kind in kinds)
+        if not plain or all(kind.__module__ == "builtins" for kind in kinds) or name not in values:
+            continue
+        if not isinstance(values[name], kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{name} should be {wanted}, was {reprlib.repr(values[name])}")
 
 
 def _as_json(value: Any, where: str) -> Any:

@@ -78,6 +78,8 @@ def test_metrics_are_written_as_they_are_returned(tmp_path: Path) -> None:
     assert {file.name for file in history.out.iterdir()} == {
         "metrics.csv",
         "checkpoint.safetensors",
+        "checkpoint.previous.safetensors",
+        ".lock",
     }
 
 

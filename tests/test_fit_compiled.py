@@ -51,8 +51,10 @@ def test_auto_compiles_long_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(*arguments, compile=False, **others)
 
     monkeypatch.setattr(trainer, "Step", Asked)
-    for steps, compile in ((1, "auto"), (2, "auto"), (1, True), (2, False)):
-        monkeypatch.setattr(import_module("ppl_vae.inference.fit"), "WORTH_COMPILING", 2 * steps)
+    file = import_module("ppl_vae.inference.fit")
+    saved = file._seconds_saved(2, 12 * sum(p.numel() for p in make(CASE_OF_IT).parameters()))
+    for limit, compile in ((saved - 1e-9, "auto"), (saved, "auto"), (0, True), (0, False)):
+        monkeypatch.setattr(file, "COMPILING", limit)
         trained(epochs=1, compile=compile)
     assert asked == ["auto", False, True, False]
 

@@ -109,16 +109,16 @@ class Recorder:
         self.stop_at: str | None = "nowhere"
         inner = Trainer.step
 
-        def step(trainer: Trainer, batch: Any, where: str, group: str | None = None) -> float:
+        def step(trainer: Trainer, index: Tensor, batches: int, group: str | None = None) -> Tensor:
             if group == self.stop_at:
                 raise KeyboardInterrupt
             before = weights(trainer.model)
-            loss = inner(trainer, batch, where, group)
+            loss = inner(trainer, index, batches, group)
             after = weights(trainer.model)
             self.groups.append(group)
             self.changed.append(set(after) - set(unchanged(before, after)))
-            self.losses.append(loss)
-            self.batches.append(batch[0])
+            self.losses.append(loss.item())
+            self.batches.append(trainer.batches[index][0])
             return loss
 
         monkeypatch.setattr(Trainer, "step", step)
@@ -331,9 +331,9 @@ def test_the_objective_inside_does_the_rest(recorder: Recorder) -> None:
     moved = {"guide": 0, "model": 0}
     inner = Trainer.step
 
-    def step(trainer: Trainer, batch: Any, where: str, group: str | None = None) -> float:
+    def step(trainer: Trainer, index: Tensor, batches: int, group: str | None = None) -> Tensor:
         before = weights(network)
-        loss = inner(trainer, batch, where, group)
+        loss = inner(trainer, index, batches, group)
         moved[str(group)] += not equal(before, weights(network))
         return loss
 

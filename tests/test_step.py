@@ -24,7 +24,7 @@ from ppl_vae.inference import (
     Objective,
     Relaxed,
     Warmup,
-    step,
+    graph,
 )
 from ppl_vae.inference.capture import CannotCapture
 from ppl_vae.inference.step import Step, parameters_of, svi_step
@@ -37,10 +37,10 @@ Make = Callable[[Any], Optimizer]
 def recorded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs as they were recorded, without machine code, which takes seconds to make."""
 
-    def run(graph: Any, inputs: Any) -> Any:
-        return torch.no_grad()(graph)
+    def run(recorded: Any, inputs: Any) -> Any:
+        return torch.no_grad()(recorded)
 
-    monkeypatch.setattr(step, "compiled", run)
+    monkeypatch.setattr(graph, "compiled", run)
 
 
 def adam(parameters: Any) -> Optimizer:

@@ -50,11 +50,12 @@ def parse_idx(stream: io.BufferedIOBase, name: str, limit: int = LIMIT) -> npt.N
     """The array in an uncompressed stream; `name` is what errors call it. See `read_idx`."""
     dtype, shape = _header(stream, name)
     promised = math.prod(shape) * dtype.itemsize
-    if promised > limit:
+    largest = math.prod(size or 1 for size in shape) * dtype.itemsize  # numpy's limit, empty or not
+    if largest > limit:
         raise ValueError(
-            f"{name} should promise at most {limit} bytes, promises {promised} for shape {shape}"
+            f"{name} should promise at most {limit} bytes, promises {largest} for shape {shape}"
         )
-    content = stream.read(promised)
+    content = _up_to(promised, stream)
     if len(content) < promised:
         raise ValueError(
             f"{name} should have {promised} bytes for shape {shape}, was truncated to "
@@ -63,7 +64,7 @@ def parse_idx(stream: io.BufferedIOBase, name: str, limit: int = LIMIT) -> npt.N
     # One more byte only: enough to know, and it makes gzip compare its checksum at the end.
     if stream.read(1):
         raise ValueError(f"{name} should end after {promised} bytes for shape {shape}, went on")
-    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def unpack(path: Path, limit: int) -> tuple[bytes, str]:
@@ -86,6 +87,14 @@ def unpack(path: Path, limit: int) -> tuple[bytes, str]:
     if len(content) > limit:
         return bytes(content[:limit]), f"longer than {limit} bytes"
     return bytes(content), ""
+
+
+def _up_to(most: int, stream: io.BufferedIOBase) -> bytearray:
+    """The next `most` bytes, or what there is, in memory that grows with it and not before."""
+    content = bytearray()
+    while chunk := stream.read(min(CHUNK, most - len(content))):
+        content += chunk
+    return content
 
 
 def _opened(path: Path) -> io.BufferedIOBase:

@@ -1,17 +1,23 @@
 """Annealed importance sampling of a batch of data; `log_likelihood` and `bdmc` use it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ppl_vae.annealing import ACCEPTANCE, FIRST_STEP_SIZE, RATE, Annealing
 from ppl_vae.estimates import Estimate
-from ppl_vae.inference.hmc import State, Target, move
-from ppl_vae.inference.tempered import increment
+from ppl_vae.inference.hmc import State, move
+from ppl_vae.inference.tempered import Tempered, increment
+
+Move: TypeAlias = Callable[[Tempered, State, float, Tensor, int], tuple[State, Tensor]]
+"""`hmc.move`, or the same as graphs: `hmc.CapturedMoves`."""
 
 
-def forwards(target: Target, start: Tensor, sizes: Tensor, annealing: Annealing) -> Tensor:
+def forwards(
+    target: Tempered, start: Tensor, sizes: Tensor, annealing: Annealing, by: Move | None = None
+) -> Tensor:
     """log weights of chains from the prior to the posterior, (K, N): E[w] = p(x).
 
         log w = sum_{t=1}^T log f_t(u_{t-1}) - log f_{t-1}(u_{t-1}),    u_t from u_{t-1} by a move
@@ -29,11 +35,15 @@ def forwards(target: Target, start: Tensor, sizes: Tensor, annealing: Annealing)
         start: Draws from the prior, (K, N, D).
         sizes: Step sizes of the moves, from `step_sizes`, shape (T - 1, N).
         annealing: The effort.
+        by: What moves chains; by default `hmc.move`.
     """
-    return _weights(target, start, annealing.betas().tolist(), sizes, annealing.leapfrog_steps)
+    betas = annealing.betas().tolist()
+    return _weights(target, start, betas, sizes, annealing.leapfrog_steps, by)
 
 
-def backwards(target: Target, start: Tensor, sizes: Tensor, annealing: Annealing) -> Tensor:
+def backwards(
+    target: Tempered, start: Tensor, sizes: Tensor, annealing: Annealing, by: Move | None = None
+) -> Tensor:
     """log weights of the same chains from the posterior to the prior, (K, N): E[w] = 1 / p(x).
 
     Moves satisfy detailed balance, so that each is its own reversal.
@@ -43,12 +53,15 @@ def backwards(target: Target, start: Tensor, sizes: Tensor, annealing: Annealing
         start: Draws from the posterior, (K, N, D).
         sizes: Step sizes of the moves, in the order of `forwards`.
         annealing: The effort.
+        by: What moves chains; by default `hmc.move`.
     """
     betas = annealing.betas()[::-1].tolist()
-    return _weights(target, start, betas, sizes.flip(0), annealing.leapfrog_steps)
+    return _weights(target, start, betas, sizes.flip(0), annealing.leapfrog_steps, by)
 
 
-def step_sizes(target: Target, start: Tensor, annealing: Annealing) -> Tensor:
+def step_sizes(
+    target: Tempered, start: Tensor, annealing: Annealing, by: Move | None = None
+) -> Tensor:
     """The step size of each move and datum, (T - 1, N), found by chains of their own.
 
     These go along fewer temperatures, and change the step size of a datum after every move:
@@ -59,18 +72,33 @@ def step_sizes(target: Target, start: Tensor, annealing: Annealing) -> Tensor:
         target: The densities.
         start: Draws from the prior, (K, N, D), with which nothing else begins.
         annealing: The effort.
+        by: What moves chains; by default `hmc.move`.
     """
     if annealing.temperatures == 1:
         return start.new_empty(0, start.shape[1])
     betas = annealing.adaptation_betas()[1:-1].tolist()
     log_size = torch.full_like(start[0, :, 0], FIRST_STEP_SIZE).log()
     state, found = State(start, target.terms(start)), []
+    moved, steps = by or move, annealing.leapfrog_steps
     for beta in betas:
-        state, probability = move(target, state, beta, log_size.exp(), annealing.leapfrog_steps)
+        state, probability = moved(target, state, beta, log_size.exp(), steps)
         log_size = log_size + RATE * (probability.mean(0) - ACCEPTANCE)
         found.append(log_size)
     matrix = torch.as_tensor(annealing.interpolation()).to(log_size)
     return (matrix @ torch.stack(found)).exp()
+
+
+def runs_of(annealing: Annealing, measured: int = 1) -> int:
+    """How often the model is run for a batch, as `captured.chosen` counts.
+
+    Args:
+        annealing: The effort.
+        measured: Number of runs over all temperatures, beside that of `step_sizes`.
+    """
+    if annealing.temperatures == 1:
+        return 0
+    moves = measured * (annealing.temperatures - 1) + annealing.adaptation - 1
+    return moves * (3 * annealing.leapfrog_steps + 1)
 
 
 def estimate(log_w: Tensor) -> Estimate:
@@ -80,12 +108,18 @@ def estimate(log_w: Tensor) -> Estimate:
 
 
 def _weights(
-    target: Target, start: Tensor, betas: Sequence[float], sizes: Tensor, steps: int
+    target: Tempered,
+    start: Tensor,
+    betas: Sequence[float],
+    sizes: Tensor,
+    steps: int,
+    by: Move | None,
 ) -> Tensor:
+    moved = by or move
     state = State(start, target.terms(start))
     log_w = increment(state.terms, betas[0], betas[1])
     moves: Iterator[tuple[float, float, Tensor]] = zip(betas[1:-1], betas[2:], sizes, strict=True)
     for beta, following, size in moves:
-        state, _ = move(target, state, beta, size, steps)
+        state, _ = moved(target, state, beta, size, steps)
         log_w = log_w + increment(state.terms, beta, following)
     return log_w

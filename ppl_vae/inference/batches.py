@@ -49,6 +49,9 @@ class Batches:
     They lie on `device` if half of its free memory holds them, else each batch is brought there.
     `ppl_vae.data.Dynamic` and `NormalFeatures` lie there as the parameters of their distribution
     and are drawn anew from torch's random state in every batch.
+
+    Attributes:
+        resident: Whether all lie on `device`.
     """
 
     def __init__(self, data: Sequence[Any], device: torch.device, dtype: torch.dtype) -> None:
@@ -56,21 +59,32 @@ class Batches:
         self.draws = [DRAWS[drawn_by(part)] for part in data]
         arrays = [part.parameters if drawn_by(part) else (part,) for part in data]
         self.parts = [[_tensor(value, dtype) for value in values] for values in arrays]
-        if self._fits():
+        self.resident = self._fits()
+        if self.resident:
             self.parts = [[tensor.to(device) for tensor in part] for part in self.parts]
 
     def _fits(self) -> bool:
         if self.device.type != "cuda":
             return True
         free, _ = torch.cuda.mem_get_info(self.device)
-        return sum(tensor.nbytes for part in self.parts for tensor in part) < free / 2
+        return sum(tensor.nbytes for tensor in self.tensors) < free / 2
 
     def __len__(self) -> int:
         return len(self.parts[0][0])
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The parameters of all data."""
+        return [tensor for part in self.parts for tensor in part]
+
     def __getitem__(self, index: Tensor) -> tuple[Tensor, ...]:
+        return self.drawn(self.tensors, index)
+
+    def drawn(self, tensors: Sequence[Tensor], index: Tensor) -> tuple[Tensor, ...]:
+        """The data at `index`, of these tensors in the place of `self.tensors`."""
+        taken = iter([tensor[index.to(tensor.device)].to(self.device) for tensor in tensors])
         return tuple(
-            draw(*(tensor[index.to(tensor.device)].to(self.device) for tensor in part))
+            draw(*(next(taken) for _ in part))
             for draw, part in zip(self.draws, self.parts, strict=True)
         )
 

@@ -1,5 +1,6 @@
 """Bidirectional Monte Carlo."""
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -12,9 +13,12 @@ from ppl_vae.annealing import Annealing
 from ppl_vae.checks import check_whole, one_draw
 from ppl_vae.estimates import BDMC, Estimate
 from ppl_vae.inference import random_state
-from ppl_vae.inference.ais import backwards, estimate, forwards, step_sizes
+from ppl_vae.inference.ais import backwards, estimate, forwards, runs_of, step_sizes
 from ppl_vae.inference.batches import Batches, as_tuple
+from ppl_vae.inference.captured import chosen
 from ppl_vae.inference.draws import Program
+from ppl_vae.inference.hmc import CapturedMoves
+from ppl_vae.inference.step import Compile
 from ppl_vae.inference.tempered import Tempered
 from ppl_vae.models.base import Model, evaluating
 
@@ -28,6 +32,7 @@ def bdmc(
     leapfrog_steps: int = 10,
     adaptation: int = 100,
     batch_size: int = 100,
+    compile: Compile = "auto",
     seed: int = 0,
     max_plate_nesting: int = 1,
 ) -> BDMC:
@@ -55,6 +60,7 @@ def bdmc(
         chains: Number of chains of each datum, forwards and backwards.
         temperatures, leapfrog_steps, adaptation: See `ppl_vae.inference.log_likelihood`.
         batch_size: Data that are looked at together; it bounds the memory.
+        compile: Whether moves of chains are compiled, see `log_likelihood`.
         seed: Of the data and the chains; the caller's random state is left as it was.
         max_plate_nesting: Number of plate dimensions of the program.
 
@@ -64,19 +70,22 @@ def bdmc(
     annealing = Annealing(chains, temperatures, leapfrog_steps, adaptation)
     check_whole("batch_size", batch_size, 1)
     batches = Batches(_arguments(model, data, seed), model.device, next(model.parameters()).dtype)
+    runs = -(-len(batches) // batch_size) * runs_of(annealing, measured=2)
+    compile = chosen(compile, model, runs, chains * min(batch_size, len(batches)))
+    by = CapturedMoves(model, compile=compile)
     bounds: tuple[list[Estimate], list[Estimate]] = [], []
     quiet = pyro.validation_enabled(False)
     with evaluating(model), random_state.isolated(seed, model.device), torch.no_grad(), quiet:
         for index in torch.arange(len(batches)).split(batch_size):
             batch = batches[index]
             latents, observed = _simulated(model.model, batch)
-            program = poutine.condition(poutine.uncondition(model.model), data=observed)
+            program, given = _conditioned(model.model, list(observed)), (*observed.values(), *batch)
             nesting = max_plate_nesting
-            target = Tempered(program, *batch, chains=chains, max_plate_nesting=nesting)
-            sizes = step_sizes(target, target.start(), annealing)
-            runs = (forwards, target.start()), (backwards, target.start(latents))
-            for found, (run, start) in zip(bounds, runs, strict=True):
-                found.append(estimate(run(target, start, sizes, annealing)))
+            target = Tempered(program, *given, chains=chains, max_plate_nesting=nesting)
+            sizes = step_sizes(target, target.start(), annealing, by)
+            ways = (forwards, target.start()), (backwards, target.start(latents))
+            for found, (run, start) in zip(bounds, ways, strict=True):
+                found.append(estimate(run(target, start, sizes, annealing, by)))
     return BDMC.of_inverse(*map(Estimate.join, bounds))
 
 
@@ -88,6 +97,16 @@ def _arguments(model: Model, data: Any, seed: int) -> Any:
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     return arrays
+
+
+def _conditioned(model: Program, names: Sequence[str]) -> Program:
+    """The model given values of these sites, which are its first arguments: no graph has them."""
+
+    def program(*data: Tensor) -> None:
+        values = dict(zip(names, data, strict=False))
+        poutine.condition(poutine.uncondition(model), data=values)(*data[len(names) :])
+
+    return program
 
 
 def _simulated(

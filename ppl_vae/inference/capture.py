@@ -25,6 +25,7 @@ class Slots:
 
     Attributes:
         tensors: Each tensor once, parameters first.
+        buffers: Those that are no parameters.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -33,6 +34,7 @@ class Slots:
         found: dict[int, int] = {}
         self.tensors: list[Tensor] = []
         for holder in ("_parameters", "_buffers"):
+            parameters = len(self.tensors)
             for part in parts:
                 held: dict[str, Tensor | None] = getattr(part, holder)
                 for name, tensor in held.items():
@@ -42,6 +44,18 @@ class Slots:
                         found[id(tensor)] = len(self.tensors)
                         self.tensors.append(tensor)
                     self.places.append((held, name, found[id(tensor)]))
+        self.buffers = self.tensors[parameters:]
+
+    def saved_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer with a copy of it, for `restore`."""
+        return [(buffer, buffer.clone()) for buffer in self.buffers]
+
+    def restore(self, saved: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """The buffers are what they were, also those that were exchanged for others."""
+        for held, name, number in self.places:
+            held[name] = self.tensors[number]
+        for buffer, value in saved:
+            buffer.copy_(value)
 
     @contextmanager
     def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:

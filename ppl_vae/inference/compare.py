@@ -15,6 +15,7 @@ from ppl_vae.inference.fit import fit
 from ppl_vae.inference.gradients import gradient_stats
 from ppl_vae.inference.log_likelihood import log_likelihood
 from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.step import Compile
 from ppl_vae.measures.comparison import Objectives, Row, by_name, compared, row
 from ppl_vae.models.base import Model
 from ppl_vae.runs import History
@@ -33,6 +34,7 @@ def compare(
     k: int = 5000,
     repeats: int = 100,
     device: str | torch.device = "auto",
+    compile: Compile = "auto",
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -55,6 +57,8 @@ def compare(
         k: Draws for each datum for log p(x).
         repeats: Number of gradients from which the signal-to-noise ratio is found.
         device: As in `fit`.
+        compile: Whether steps are compiled, see `fit`. What is measured is then compiled where it
+            pays and is possible (see `log_likelihood`), and with False it is not.
         seed: Of everything random.
         out: Folder with a run of `fit`, and the trained model, for each; made if need be.
         resume: Go on with the runs in `out`.
@@ -77,6 +81,9 @@ def compare(
     check_whole("batch_size", batch_size, 1)
     arrays = tuple(one_draw(as_tuple(test), seed))
     batch = tuple(part[:batch_size] for part in arrays)
+    # What cannot be compiled when training is over should not cost its result.
+    measured: Compile = False if compile is False else "auto"
+    settings: dict[str, Any] = {"compile": measured, "seed": seed}
     folder = None if out is None else Path(out)
 
     def train(name: str, objective: Objective) -> History:
@@ -88,8 +95,9 @@ def compare(
             batch_size=batch_size,
             lr=lr,
             device=device,
+            compile=compile,
             seed=seed,
-            validation=lambda model: {"elbo": -mean_loss(model, arrays, seed=seed)},
+            validation=lambda model: {"elbo": -mean_loss(model, arrays, **settings)},
             out=None if folder is None else folder / name,
             resume=resume,
             label=name,
@@ -101,8 +109,8 @@ def compare(
 
     def measure(objective: Objective, history: History) -> Row:
         trained = history.model
-        bound = -mean_loss(trained, arrays, objective, seed=seed)
-        log_p = log_likelihood(trained, arrays, k, seed=seed)
+        bound = -mean_loss(trained, arrays, objective, **settings)
+        log_p = log_likelihood(trained, arrays, k, **settings)
         collapse = posterior_collapse(trained, arrays, seed=seed)
         state = {name: torch.tensor(history[name][-1]) for name in objective.state()}
         at_the_end = objective.at(epochs).with_state(state)

@@ -4,13 +4,16 @@ from typing import Any
 
 import pyro
 import torch
+from torch import Tensor
 
 from ppl_vae.checks import check_whole, one_draw
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
+from ppl_vae.inference.captured import Captured, chosen
 from ppl_vae.inference.draws import draw
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.step import Compile
 from ppl_vae.models.base import Model, evaluating
 
 
@@ -20,6 +23,7 @@ def mean_loss(
     objective: Objective | None = None,
     *,
     batch_size: int = 1000,
+    compile: Compile = "auto",
     seed: int = 0,
 ) -> float:
     """The loss per datum, in nats: with the default `ELBO()`, minus the evidence lower bound.
@@ -30,19 +34,36 @@ def mean_loss(
             are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
         objective: What is averaged, without weights that only training has (`beta`, `free_bits`).
         batch_size: Data that are looked at together; it bounds the memory.
+        compile: Whether the loss of a batch is compiled, see `log_likelihood`.
         seed: Of the draws and the pixels; the caller's random state is left as it was.
+
+    Raises:
+        ValueError: the data are not the model's; with `compile=True`, what prevents compiling.
     """
     check_whole("batch_size", batch_size, 1)
     objective = ELBO() if objective is None else objective.measured()
     arrays = one_draw(as_tuple(data), seed)
     objective.check(model, *arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
-    total = 0.0
+    rows = objective.num_particles * min(batch_size, len(batches))
+    compile = chosen(compile, model, -(-len(batches) // batch_size), rows)
+    loss, total = _loss_of_batch(model, objective, compile), 0.0
     with evaluating(model), random_state.isolated(seed, model.device):
         for index in torch.arange(len(batches)).split(batch_size):
             with pyro.validation_enabled(False):
-                total += objective.loss(model.model, model.guide, *batches[index])
+                total += loss(*batches[index]).item()
     return total / len(batches)
+
+
+def _loss_of_batch(model: Model, objective: Objective, compile: Compile) -> Captured:
+    programs = model.model, model.guide
+
+    def loss(*batch: Tensor) -> Tensor:
+        if type(objective).loss is Objective.loss:
+            return objective.differentiable_loss(*programs, *batch)
+        return torch.tensor(objective.loss(*programs, *batch), dtype=torch.double)
+
+    return Captured(loss, [model, *objective.networks().values()], compile=compile)
 
 
 def kl_per_site(

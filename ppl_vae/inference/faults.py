@@ -1,12 +1,32 @@
 """Finding what is at fault: parameters without gradients, and the first site that is not finite."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+
+from ppl_vae.checks import as_numpy
+from ppl_vae.inference.batches import Batches
+
+if TYPE_CHECKING:
+    from ppl_vae.inference.step import Step
+
+
+class Fault(FloatingPointError):
+    """A loss or a gradient that is not finite.
+
+    Attributes:
+        indices: The places of the batch's data in the data set.
+        batch: The batch.
+    """
+
+    def __init__(self, message: str, indices: Tensor, batch: tuple[Tensor, ...]) -> None:
+        super().__init__(message)
+        self.indices = as_numpy(indices)
+        self.batch = [as_numpy(part) for part in batch]
 
 
 def check_finite_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
@@ -40,12 +60,28 @@ def check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
         )
 
 
-def first_fault(loss: Callable[[], Tensor]) -> str:
-    """Runs `loss` again and says which site is the first to be not finite."""
-    tap = _Tap()
-    with tap, torch.no_grad():
-        loss()
-    return tap.fault or "every site was finite when the batch was run again"
+def found(step: "Step", batches: Batches, index: Tensor, where: str) -> Fault:
+    """The fault of the step of the batch at `index`, which is run again with the same draws."""
+    batch, tap = batches[index], _Tap()
+    with tap:
+        loss, _ = step.loss_at(step.epoch, step.state, batch)
+    value, site = loss.item(), tap.fault or "every site was finite when the batch was run again"
+    what = f"loss should be finite, was {value} {where}; {site}"
+    if loss.isfinite():
+        own = {name: p for name, p in step.parameters.items() if p.requires_grad}
+        grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
+        bad = [
+            name
+            for name, grad in zip(own, grads, strict=True)
+            if grad is not None and not bool(grad.isfinite().all())
+        ]
+        name = repr(bad[0]) if bad else "no parameter when the batch was run again"
+        what = (
+            f"gradient should be finite, was NaN or infinite {where}, first that of {name}; the "
+            f"loss was {value}"
+        )
+    message = f"{what}. The checkpoint of the last epoch, if there is one, is good"
+    return Fault(message, index, batch)
 
 
 class _Tap(Messenger):

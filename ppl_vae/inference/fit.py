@@ -1,6 +1,5 @@
 """Training of a model/guide pair: epochs, progress, metrics, checkpoints, resume."""
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,21 +7,32 @@ from typing import Any
 import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 
+from ppl_vae.checkpoints import Checkpoint, locked, remove, resuming
 from ppl_vae.checks import check_positive, check_whole
+from ppl_vae.faults import check_on_nan
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
+from ppl_vae.inference.epochs import Epoch
 from ppl_vae.inference.evaluate import mean_loss
 from ppl_vae.inference.objective import Objective, PyroObjective
+from ppl_vae.inference.precision import Precision
 from ppl_vae.inference.step import Compile
 from ppl_vae.inference.trainer import Trainer
+from ppl_vae.interrupts import deferred
+from ppl_vae.metrics import Metrics
 from ppl_vae.models.base import Model, evaluating
-from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, plain
+from ppl_vae.optimizers import ADAM, Optimizer, check_stepping
+from ppl_vae.progress import Progress
+from ppl_vae.runs import History, describe_run, plain
 from ppl_vae.schedules import Schedule
 
-WORTH_COMPILING = 10_000
-"""Steps from which on a compiled run is faster. It does not depend on a measurement, so that equal
-arguments give equal weights: compiled and eager steps differ in the last digits."""
+COMPILING = 15.0
+"""Seconds that compiling takes, about."""
+SAVED_PER_STEP, SAVED_PER_PRODUCT = 1.2e-3, 1e-11
+"""Seconds that a compiled step saves, about: of Python, and for each parameter and row of a batch.
+Constants and no measurement, so that equal arguments give equal weights: compiled and eager steps
+differ in the last digits."""
 Validation = Callable[[Any], Mapping[str, float]]
 
 
@@ -34,8 +44,12 @@ def fit(
     epochs: int,
     batch_size: int = 128,
     lr: float | Schedule = 1e-3,
+    optimizer: Optimizer = ADAM,
+    clip_norm: float | None = None,
+    on_nan: str = "stop",
     device: str | torch.device = "auto",
     compile: Compile = "auto",
+    precision: Precision = "fp32",
     seed: int = 0,
     validation: Validation | Any = None,
     out: str | Path | None = None,
@@ -43,10 +57,11 @@ def fit(
     label: str | None = None,
     progress: bool = True,
 ) -> History:
-    """Trains every parameter of `model`, and of the objective's networks, by Adam, in place.
+    """Trains every parameter of `model`, and of the objective's networks, in place.
 
     Equal arguments give equal weights, bit for bit on one machine's CPU, whether the run was
-    interrupted and resumed or not. The caller's random state is left as it was.
+    interrupted and resumed or not. The caller's random state is left as it was. Ctrl-C and SIGTERM
+    end the run after the step that is under way, with a checkpoint; a second one ends it at once.
 
     Args:
         model: The pair; it is moved to `device`, and so are the objective's networks, which get
@@ -57,10 +72,20 @@ def fit(
         objective: A ppl_vae objective or a `pyro.infer.ELBO`; by default `ELBO()`.
         epochs: Number of epochs, those before a resume included.
         batch_size: Data per batch; the last batch of an epoch may be smaller.
-        lr: Adam's step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
+        lr: The step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
+        optimizer: What a step does with its gradients: `Adam()`, `AdamW()`, `Adamax()` or `SGD()`
+            of `ppl_vae.optimizers`.
+        clip_norm: The largest norm of a step's gradient, of all parameters that are stepped in one;
+            a larger gradient is scaled down to it.
+        on_nan: What is done where a loss or a gradient is not finite. "stop" raises. "skip" goes on
+            without that step, reports their number as "skipped", and raises if no step of an epoch
+            was left. "restore" warns and begins the epoch again, from the state before it and with
+            other random numbers; after three times in one epoch it raises.
         device: "auto" (a CUDA device if there is one), "cpu", "cuda" or a torch.device.
         compile: Whether steps are compiled (see `svi_step`), which takes seconds at first: True,
-            False, or "auto": where a run has 10 000 steps or more, and it is possible.
+            False, or "auto": where it is possible, and the run is long enough to save more.
+        precision: Of the products of networks: "fp32" (the parameters' own type), "bf16", or on a
+            CUDA device "tf32"; see `ppl_vae.inference.precision`.
         seed: Of everything random: order of the data, pixels, draws. Not of the initial weights,
             which the model got when it was made.
         validation: Called with the model after every epoch, gives names and numbers to report; or
@@ -76,7 +101,9 @@ def fit(
 
     Raises:
         ValueError: an argument is not what it should be, or a parameter receives no gradient.
-        FloatingPointError: the loss became NaN or infinite; the last checkpoint stays.
+        FloatingPointError: a loss or a gradient became NaN or infinite; the last checkpoint stays,
+            and the batch is in fault.safetensors beside it.
+        SystemExit: SIGTERM or Ctrl-C ended the run; KeyboardInterrupt in an interactive session.
     """
     for name, number, least in (
         ("epochs", epochs, 1),
@@ -88,6 +115,8 @@ def fit(
         check_positive("lr", lr)
     if compile not in (True, False, "auto"):
         raise ValueError(f"compile should be True, False or 'auto', was {compile!r}")
+    check_stepping(optimizer, clip_norm)
+    check_on_nan(on_nan)
     arrays = as_tuple(data)
     given = _as_objective(objective)
     found = find_device(device)
@@ -95,30 +124,53 @@ def fit(
     if validation is not None and not callable(validation):
         given.check(model, *as_tuple(validation))
     steps = epochs * -(-len(arrays[0]) // batch_size)
-    chosen = False if compile == "auto" and steps < WORTH_COMPILING else compile
-    trainer = Trainer(model.to(found), prepared, arrays, found, batch_size, lr, chosen)
+    size = sum(p.numel() for p in model.parameters())
+    saved = _seconds_saved(steps, size * batch_size * prepared.k)
+    chosen = False if compile == "auto" and saved <= COMPILING else compile
+    how: dict[str, Any] = {"optimizer": optimizer, "clip_norm": clip_norm, "precision": precision}
+    trainer = Trainer(
+        model.to(found),
+        prepared,
+        arrays,
+        found,
+        batch_size,
+        lr=lr,
+        compile=chosen,
+        stops=on_nan != "skip",
+        **how,
+    )
     folder = None if out is None else Path(out)
-    settings = {"batch_size": batch_size, "lr": plain(lr), "compile": compile, "seed": seed}
+    settings = {"batch_size": batch_size, "lr": lr, "compile": compile}
+    settings = {name: plain(value) for name, value in {**settings, **how, "seed": seed}.items()}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
-    with random_state.isolated(seed, found):
+    with locked(folder), random_state.isolated(seed, found), deferred() as interrupt:
         checkpoint = Checkpoint.find(folder, run, epochs) if resume else None
         done = 0 if checkpoint is None else checkpoint.epoch
-        trainer.start(seed, checkpoint)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        trainer.seed(seed)
+        with resuming(folder):
+            trainer.start(checkpoint)
+        if checkpoint is None:
+            remove(folder)
         metrics = Metrics(folder, done)
         with Progress(label or type(model).__name__, epochs, done, progress) as bar:
+            if chosen == "auto":
+                bar.say(f"steps are compiled first, which saves {saved:.0f} s or so")
             for epoch in range(done + 1, epochs + 1):
-                start = time.perf_counter()
-                row = {"epoch": float(epoch), "loss": trainer.epoch(epoch, bar)}
-                row |= {name: value.item() for name, value in trainer.state.items()}
-                row |= _validate(model, given, validation, found)
-                row["seconds"] = time.perf_counter() - start
-                metrics.append(row)
-                bar.epoch(row)
+                one = Epoch(trainer, epoch, folder, on_nan, seed)
+                one.train(bar, interrupt)
+                if one.trained:
+                    metrics.append(one.row(lambda: _validate(model, given, validation, found)))
+                    bar.epoch(metrics.rows[-1])
                 if folder is not None:
-                    trainer.checkpoint(run, epoch).save(folder)
+                    trainer.checkpoint(run, one.done).save(folder)
+                if interrupt.asked and one.done < epochs:
+                    interrupt.stop(one.farewell())
     return History(model, metrics.rows, folder)
+
+
+def _seconds_saved(steps: int, products: int) -> float:
+    """What compiled steps save, about, for numbers of steps and of parameters times rows."""
+    return steps * (SAVED_PER_STEP + SAVED_PER_PRODUCT * products)
 
 
 def _as_objective(objective: PyroELBO | None) -> Objective:

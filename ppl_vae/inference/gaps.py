@@ -138,7 +138,7 @@ def gaps(
     estimates = [estimate for _, estimate in joined.values()] if method != "ais" else []
     if method != "iw":
         sizes = {"batch_size": batch_size, "max_plate_nesting": max_plate_nesting}
-        settings = {**sizes, **annealing, "seed": seed}
+        settings: dict[str, Any] = {**sizes, **annealing, "seed": seed}
         estimates.append(log_likelihood(model, tuple(arrays), method="ais", **settings))
     local = {name: joined[name][0] for name in names}
     return Gaps(highest(estimates), joined["guide"][0], local)

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae.annealing import JITTER
-from ppl_vae.inference.tempered import Terms, tempered
+from ppl_vae.inference.captured import Captured
+from ppl_vae.inference.step import Compile
+from ppl_vae.inference.tempered import Tempered, Terms, tempered
 
 
 class Target(Protocol):
@@ -16,7 +18,7 @@ class Target(Protocol):
     def terms(self, position: Tensor) -> Terms:
         """The terms of log f_beta at positions (K, N, D)."""
 
-    def gradient(self, position: Tensor, beta: float) -> Tensor:
+    def gradient(self, position: Tensor, beta: float | Tensor) -> Tensor:
         """The gradient of log f_beta there."""
 
 
@@ -28,7 +30,7 @@ class State(NamedTuple):
 
 
 def move(
-    target: Target, state: State, beta: float, step_size: Tensor, steps: int
+    target: Target, state: State, beta: float | Tensor, step_size: Tensor, steps: int
 ) -> tuple[State, Tensor]:
     """A Hamiltonian move of every chain, which leaves f_beta as it is.
 
@@ -66,6 +68,37 @@ def move(
     to_infinity = ~(log_f + kinetic).isfinite()
     probability = log_ratio.clamp(max=0).exp().masked_fill(to_infinity, 0)
     return _choose(uniform[1] < probability, new, state), probability
+
+
+class CapturedMoves:
+    """`move`, for densities of one program, as a graph for each shape of the data.
+
+    Random numbers, gradients, and which chains accept are in the graph. The inverse temperature and
+    the step sizes are its inputs, so that all temperatures have one.
+
+    Args:
+        model: The module that the program reads weights of.
+        compile: See `Captured`.
+    """
+
+    def __init__(self, model: nn.Module, *, compile: Compile) -> None:
+        self.captured = Captured(self._moved, [model], compile=compile)
+
+    def __call__(
+        self, target: Tempered, state: State, beta: float, step_size: Tensor, steps: int
+    ) -> tuple[State, Tensor]:
+        """As `move`."""
+        self.target = target  # of which a graph has the program and not the data
+        inverse = torch.full((), beta, dtype=torch.double, device=state.position.device)
+        given = state.position, *state.terms, inverse, step_size, *target.data
+        position, log_prior, log_likelihood, probability = self.captured(steps, *given)
+        return State(position, (log_prior, log_likelihood)), probability
+
+    def _moved(self, steps: int, position: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        log_prior, log_likelihood, beta, step_size, *data = given
+        state = State(position, (log_prior, log_likelihood))
+        after, probability = move(self.target.of(*data), state, beta, step_size, steps)
+        return after.position, *after.terms, probability
 
 
 def leapfrog(

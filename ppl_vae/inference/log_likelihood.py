@@ -4,13 +4,17 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import pyro
 import torch
+from torch import Tensor
 
 from ppl_vae.annealing import Annealing
 from ppl_vae.checks import check_choice, check_whole, one_draw
 from ppl_vae.estimates import Estimate
 from ppl_vae.inference import ais, random_state
 from ppl_vae.inference.batches import Batches, as_tuple
+from ppl_vae.inference.captured import Captured, chosen
 from ppl_vae.inference.draws import draw
+from ppl_vae.inference.hmc import CapturedMoves
+from ppl_vae.inference.step import Compile
 from ppl_vae.inference.tempered import Tempered
 from ppl_vae.inference.weights import log_weights
 from ppl_vae.models.base import Model, evaluating
@@ -30,6 +34,7 @@ def log_likelihood(
     temperatures: int = 1000,
     leapfrog_steps: int = 10,
     adaptation: int = 100,
+    compile: Compile = "auto",
     seed: int = 0,
     max_plate_nesting: int = 1,
 ) -> Estimate:
@@ -81,12 +86,17 @@ def log_likelihood(
         temperatures: Number of temperatures T.
         leapfrog_steps: Steps of a move; there is one move at each temperature.
         adaptation: Number of temperatures of the run that finds the step sizes.
+        compile: Whether draws and their weights, or moves of chains, are compiled (see `Captured`),
+            which takes seconds at first: True, False, or "auto": where there is so much work that
+            it pays (see `chosen`), and it is possible. A smaller last batch, or part of the draws,
+            is compiled by itself.
         seed: Of the draws and the pixels; the caller's random state is left as it was.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
         ValueError: the data are not the model's, or a latent variable lies outside the data plate;
-            of "ais", a latent variable is discrete and not enumerated, or masked, or there is none.
+            of "ais", a latent variable is discrete and not enumerated, or masked, or there is none;
+            with `compile=True`, what prevents compiling.
     """
     check_choice("method", method, get_args(Method))
     for name, number in (("k", k), ("batch_size", batch_size), ("particles", particles)):
@@ -95,35 +105,54 @@ def log_likelihood(
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
+    number = -(-len(batches) // batch_size)
+    runs, rows = -(-k // particles), min(k, particles)
+    if method == "ais":
+        runs, rows = ais.runs_of(annealing), chains
+    rows *= min(batch_size, len(batches))
+    compile = chosen(compile, model, number * runs, rows)
+    weigh = _weighing(model, max_plate_nesting, compile)
+    by = CapturedMoves(model, compile=compile)
     parts = []
     quiet = pyro.validation_enabled(False)
     with evaluating(model), random_state.isolated(seed, model.device), torch.no_grad(), quiet:
         for index in torch.arange(len(batches)).split(batch_size):
             batch = batches[index]
             if method == "iw":
-                parts.append(_weighted(model, batch, k, particles, max_plate_nesting))
+                parts.append(_weighted(weigh, batch, k, particles, model.device))
             else:
-                parts.append(_annealed(model, batch, annealing, max_plate_nesting))
+                parts.append(_annealed(model, batch, annealing, max_plate_nesting, by))
     return Estimate.join(parts)
 
 
-def _weighted(model: Model, batch: Any, k: int, particles: int, nesting: int) -> Estimate:
-    """Of a batch by `particles` draws at a time, of which only the sums are kept."""
-    log_sum = log_sum_of_squares = torch.full(
-        (), -torch.inf, dtype=torch.double, device=model.device
-    )
-    for start in range(0, k, particles):
-        chunk = min(particles, k - start)
-        draws = draw(model.model, model.guide, *batch, k=chunk, max_plate_nesting=nesting)
+def _weighing(model: Model, nesting: int, compile: Compile) -> Captured:
+    """log sum_i w_i and log sum_i w_i^2 of some draws for each datum of a batch, (N,)."""
+
+    def sums(size: int, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        draws = draw(model.model, model.guide, *batch, k=size, max_plate_nesting=nesting)
         log_w = log_weights(draws).double()
-        log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
-        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, (2 * log_w).logsumexp(0))
+        return log_w.logsumexp(0), (2 * log_w).logsumexp(0)
+
+    return Captured(sums, [model], compile=compile)
+
+
+def _weighted(
+    weigh: Captured, batch: Any, k: int, particles: int, device: torch.device
+) -> Estimate:
+    """Of a batch by `particles` draws at a time, of which only the sums are kept."""
+    log_sum = log_sum_of_squares = torch.full((), -torch.inf, dtype=torch.double, device=device)
+    for start in range(0, k, particles):
+        one, two = weigh(min(particles, k - start), *batch)
+        log_sum = torch.logaddexp(log_sum, one)
+        log_sum_of_squares = torch.logaddexp(log_sum_of_squares, two)
     return Estimate.of_weights((log_sum, log_sum_of_squares), k)
 
 
-def _annealed(model: Model, batch: Any, annealing: Annealing, nesting: int) -> Estimate:
+def _annealed(
+    model: Model, batch: Any, annealing: Annealing, nesting: int, by: ais.Move
+) -> Estimate:
     """Of a batch by chains from the prior, all side by side."""
     chains = annealing.chains
     target = Tempered(model.model, *batch, chains=chains, max_plate_nesting=nesting)
-    sizes = ais.step_sizes(target, target.start(), annealing)
-    return ais.estimate(ais.forwards(target, target.start(), sizes, annealing))
+    sizes = ais.step_sizes(target, target.start(), annealing, by)
+    return ais.estimate(ais.forwards(target, target.start(), sizes, annealing, by))

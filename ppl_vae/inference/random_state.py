@@ -36,7 +36,22 @@ def set_state(arrays: dict[str, np.ndarray], extra: dict[str, Any], device: torc
     torch.set_rng_state(torch.tensor(arrays["torch"]))
     if device.type == "cuda" and "cuda" in arrays:
         torch.cuda.set_rng_state(torch.tensor(arrays["cuda"]), device)
-    name, keys, *rest = extra["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    name, keys, place, *rest = extra["numpy"]
+    if type(place) is not int or not 0 <= place <= len(keys):  # numpy would read beyond the keys
+        raise ValueError(f"the place in numpy's random state should be 0..624, was {place!r}")
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), place, *rest))  # noqa: NPY002
     version, internal, gauss = extra["random"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def of_draws(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The states of torch's generators of the CPU and the device."""
+    here = torch.get_rng_state()
+    return (here,) if device.type == "cpu" else (here, torch.cuda.get_rng_state(device))
+
+
+def set_draws(states: tuple[torch.Tensor, ...], device: torch.device) -> None:
+    """Restores what `of_draws` returned."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)

@@ -1,17 +1,22 @@
 """One step of stochastic variational inference, eager or compiled."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from ppl_vae.inference import memory, updates
-from ppl_vae.inference.capture import CannotCapture, Function, Slots, compiled, record
+from ppl_vae.inference import memory
+from ppl_vae.inference.batches import Batches
+from ppl_vae.inference.capture import CannotCapture, Slots
+from ppl_vae.inference.graph import Graph
 from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.precision import Precision, check_precision, of_products
 from ppl_vae.models.base import Model
 
 Compile: TypeAlias = Literal["auto"] | bool
@@ -26,6 +31,8 @@ def svi_step(
     example_batch: Sequence[Tensor],
     *,
     compile: Compile = "auto",
+    clip_norm: float | None = None,
+    precision: Precision = "fp32",
 ) -> "Step":
     """A callable `step(*batch) -> loss`, made for batches like the example.
 
@@ -36,12 +43,17 @@ def svi_step(
             torch Adam, AdamW, Adamax or SGD.
         example_batch: Arguments of the objective's loss. Batches of other shapes may follow.
         compile: See `Step`.
+        clip_norm: See `Step`.
+        precision: See `Step`.
 
     Raises:
-        ValueError: the batch is not the model's; with `compile=True`, what prevents compiling.
+        ValueError: the batch is not the model's, or an argument not what it should be; with
+            `compile=True`, what prevents compiling.
     """
     objective.check(model, *example_batch)
-    step = Step(model, objective, optimizer, compile=compile)
+    step = Step(
+        model, objective, optimizer, compile=compile, clip_norm=clip_norm, precision=precision
+    )
     step.prepare(*example_batch)
     return step
 
@@ -51,8 +63,8 @@ class Step:
 
     Compiled, loss, gradients and update are one graph: the pair is run once for each shape of a
     batch and each mode (training, frozen parameters, group), and its tensor operations are recorded
-    and compiled. What is drawn is drawn anew in every step. A loss that is not finite changes
-    nothing.
+    and compiled; on a CUDA device they are replayed as one CUDA graph. What is drawn is drawn anew
+    in every step. A loss or a gradient that is not finite changes nothing.
 
     Args:
         model: The pair.
@@ -60,12 +72,19 @@ class Step:
         optimizer: Steps the parameters that are trained.
         compile: True for compiled steps, False for eager ones, "auto" for compiled ones where that
             is possible: else a line of the log says what prevented it.
+        clip_norm: Gradients whose norm, over all parameters that are stepped, is larger are scaled
+            down to this norm.
+        precision: Of the products of networks, see `precision.of_products`.
+        batches: The data, if a batch is given as its indices.
+        stops: Whether nothing changes any more after a loss or a gradient that is not finite.
 
     Attributes:
         parameters: Those of the model and of the objective's networks, see `parameters_of`.
         state: The objective's numbers, after the last step.
+        skipped: The number of steps that changed nothing, a tensor on the device.
         epoch: The epoch that runs, from 1.
         refused: What prevented compiling, if something did.
+        seconds: The time that compiling took.
     """
 
     def __init__(
@@ -75,27 +94,35 @@ class Step:
         optimizer: Optimizer,
         *,
         compile: Compile = "auto",
+        clip_norm: float | None = None,
+        precision: Precision = "fp32",
+        batches: Batches | None = None,
+        stops: bool = False,
     ) -> None:
         memory.keep_freed()
         self.model, self.objective, self.optimizer = model, objective, optimizer
-        self.compile = compile
+        self.compile, self.clip_norm, self.precision = compile, clip_norm, precision
+        self.batches, self.stops = batches, stops
         self.parameters = parameters_of(model, objective)
+        dtype = next((p.dtype for p in self.parameters.values()), torch.float32)
+        check_precision(precision, model.device, dtype)
         modules = [model, *objective.networks().values()]
         self.parts = [part for module in modules for part in module.modules()]
         self.slots = Slots(modules)
         self.state = {
             name: value.to(model.device, copy=True) for name, value in objective.state().items()
         }
-        self.epoch = 1
+        self.skipped = torch.zeros((), dtype=torch.int64, device=model.device)
+        self.epoch, self.seconds = 1, 0.0
         self.refused: str | None = None
-        self.graphs: dict[Key, _Graph] = {}
+        self.graphs: dict[Key, Graph] = {}
 
     def __call__(self, *batch: Tensor, group: str | None = None) -> Tensor:
         """The loss per datum before the step, a scalar."""
         graph = self.prepare(*batch, group=group)
         return self._eager(batch, group) if graph is None else graph(batch, self.epoch)
 
-    def prepare(self, *batch: Tensor, group: str | None = None) -> "_Graph | None":
+    def prepare(self, *batch: Tensor, group: str | None = None) -> Graph | None:
         """The compiled step for batches of this shape, or None where steps are eager.
 
         Raises:
@@ -113,31 +140,47 @@ class Step:
             return None
 
     def loss(self, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss per datum, and the objective's numbers for the next step."""
-        objective = self.objective.at(self.epoch).with_state(self.state)
-        programs = self.model.model, self.model.guide
-        total, state = objective.loss_and_state(*programs, *batch)
-        return total / len(batch[0]), state
+        """The loss per datum of a batch, and the objective's numbers for the next step."""
+        data = batch if self.batches is None else self.batches[batch[0]]
+        return self.loss_at(self.epoch, self.state, data)
+
+    def loss_at(
+        self, epoch: Any, state: Mapping[str, Tensor], data: Sequence[Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss` of these data in some epoch, which may be a tensor, with the objective's state."""
+        objective = self.objective.at(epoch).with_state(state)
+        with of_products(self.precision):
+            total, new = objective.loss_and_state(self.model.model, self.model.guide, *data)
+        return total / len(data[0]), new
 
     def _eager(self, batch: Sequence[Tensor], group: str | None) -> Tensor:
         self.optimizer.zero_grad()
+        buffers = self.slots.saved_buffers()
         # Pyro's checks cost a third of a small model's step, and programs do not change.
         with pyro.validation_enabled(False):
             loss, state = self.loss(*batch)
-        if not loss.isfinite():
+        if loss.isfinite():
+            loss.backward()
+        parameters = [self.parameters[name] for name in self.stepped(group)]
+        grads = [p.grad for p in parameters if p.grad is not None]
+        finite = bool(grads) and bool(get_total_norm(grads, float("inf")).isfinite())
+        if not finite or (self.stops and self.skipped > 0):
+            self.skipped += 1
+            self.slots.restore(buffers)
             return loss.detach()
-        loss.backward()
         if group is not None:
             # Adam steps what has a gradient; of others it leaves moments and count too.
             for name, parameter in self.parameters.items():
                 if self.objective.group_of(name) != group:
                     parameter.grad = None
+        if self.clip_norm is not None:
+            clip_grad_norm_(parameters, self.clip_norm)
         self.optimizer.step()
         for name, number in state.items():  # in place: graphs hold these tensors
             self.state[name].copy_(number.detach())
         return loss.detach()
 
-    def _graph(self, batch: Sequence[Tensor], group: str | None) -> "_Graph":
+    def _graph(self, batch: Sequence[Tensor], group: str | None) -> Graph:
         """The graph of a batch of this shape, with the pair and the optimizer as they are now."""
         key = (
             group,
@@ -149,10 +192,12 @@ class Step:
             id(self.optimizer.state),  # another one after load_state_dict; graphs keep theirs
         )
         if key not in self.graphs:
-            self.graphs[key] = _Graph(self, batch, self._stepped(group))
+            start = time.perf_counter()
+            self.graphs[key] = Graph(self, batch, self.stepped(group))
+            self.seconds += time.perf_counter() - start
         return self.graphs[key]
 
-    def _stepped(self, group: str | None) -> list[str]:
+    def stepped(self, group: str | None) -> list[str]:
         """The names of the optimizer's parameters that are trained, of a group."""
         groups = self.optimizer.param_groups
         known = {id(parameter) for given in groups for parameter in given["params"]}
@@ -164,91 +209,9 @@ class Step:
         ]
 
 
-class _Graph:
-    """The step for batches of one shape, recorded and compiled."""
-
-    def __init__(self, step: Step, batch: Sequence[Tensor], names: Sequence[str]) -> None:
-        self.step = step
-        updates.check_optimizer(step.optimizer)
-        self.slots = step.slots
-        numbers = {id(tensor): number for number, tensor in enumerate(self.slots.tensors)}
-        self.trained = [numbers[id(step.parameters[name])] for name in names]
-        self.groups = _groups(step.optimizer, [step.parameters[name] for name in names])
-        double: dict[str, Any] = {"dtype": torch.double, "device": step.model.device}
-        self.epoch = torch.zeros((), **double)
-        self.lrs = [torch.zeros((), **double) for _ in step.optimizer.param_groups]
-        self.names, self.kept = sorted(step.state), step.optimizer.state
-        for number in self.trained:
-            parameter = self.slots.tensors[number]
-            if not step.optimizer.state[parameter]:
-                fresh = updates.initial_state(step.optimizer, parameter)
-                step.optimizer.state[parameter].update(fresh)
-        inputs = self._inputs(batch)
-        self.inputs = [tensor.detach() for tensor in inputs]
-        self.run: Function = compiled(record(self._step, inputs), inputs)
-
-    def __call__(self, batch: Sequence[Tensor], epoch: int) -> Tensor:
-        self.epoch.fill_(epoch)
-        for lr, group in zip(self.lrs, self.step.optimizer.param_groups, strict=True):
-            lr.fill_(group["lr"])
-        loss: Tensor = self.run(*self.inputs[: -len(batch)], *batch)
-        return loss
-
-    def _inputs(self, batch: Sequence[Tensor]) -> list[Tensor]:
-        kept = [
-            value
-            for number in self.trained
-            for _, value in sorted(self.step.optimizer.state[self.slots.tensors[number]].items())
-        ]
-        numbers = [self.step.state[name] for name in self.names]
-        return [*self.slots.tensors, *kept, *numbers, self.epoch, *self.lrs, *batch]
-
-    def _step(self, *inputs: Tensor) -> Tensor:
-        """What is recorded: all is read from the inputs, and what changes is written to them."""
-        step, rest = self.step, list(inputs)
-        tensors = [rest.pop(0) for _ in self.slots.tensors]
-        kept = [
-            {name: rest.pop(0) for name in sorted(step.optimizer.state[self.slots.tensors[number]])}
-            for number in self.trained
-        ]
-        state = {name: rest.pop(0) for name in self.names}
-        epoch, lrs = rest.pop(0), [rest.pop(0) for _ in self.lrs]
-        with self.slots.holding(tensors):
-            at: Any = step.objective.at  # schedules follow a tensor too
-            objective: Objective = at(epoch).with_state(state)
-            programs = step.model.model, step.model.guide
-            total, new = objective.loss_and_state(*programs, *rest)
-        loss = total / len(rest[0])
-        own = [tensors[number] for number in self.trained]
-        grads = torch.autograd.grad(loss, own, allow_unused=True)
-        with torch.no_grad():
-            changes = [(state[name], value) for name, value in new.items()]
-            for parameter, grad, number, old in zip(own, grads, self.groups, kept, strict=True):
-                if grad is not None:
-                    group = step.optimizer.param_groups[number]
-                    given = (group, lrs[number], parameter, grad, old)
-                    value, moments = updates.updated(step.optimizer, *given)
-                    changes += [(parameter, value)]
-                    changes += [(old[name], moment) for name, moment in moments.items()]
-            finite = loss.isfinite()
-            for tensor, value in changes:
-                tensor.copy_(torch.where(finite, value, tensor))
-        return loss.detach()
-
-
 def _constants(group: Mapping[str, Any]) -> tuple[Any, ...]:
     """An optimizer's settings of a group, which are part of a graph."""
     return tuple([value for name, value in group.items() if name not in ("params", "lr")])
-
-
-def _groups(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[int]:
-    """The number of the optimizer's group of each parameter."""
-    place = {
-        id(parameter): number
-        for number, group in enumerate(optimizer.param_groups)
-        for parameter in group["params"]
-    }
-    return [place[id(parameter)] for parameter in parameters]
 
 
 def parameters_of(model: Model, objective: Objective) -> dict[str, nn.Parameter]:

@@ -1,5 +1,6 @@
 """The way from the prior of a model's latent variables to their posterior, unconstrained."""
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -67,7 +68,13 @@ class Tempered:
         likelihood = [s.log_prob for s in sites if s.observed and s.name not in at.values]
         return sum(prior[1:], prior[0]), sum(likelihood, torch.zeros_like(prior[0]))
 
-    def gradient(self, position: Tensor, beta: float) -> Tensor:
+    def of(self, *data: Any) -> "Tempered":
+        """The same densities of other data of these shapes."""
+        other = copy.copy(self)
+        other.data = data
+        return other
+
+    def gradient(self, position: Tensor, beta: float | Tensor) -> Tensor:
         """The gradient of log f_beta by the position, (K, N, D)."""
         with torch.enable_grad():
             position = position.detach().requires_grad_()
@@ -103,10 +110,14 @@ class Tempered:
         return {name: p.reshape(shape).movedim(1, self.nesting) for (name, shape), p in parts}
 
 
-def tempered(terms: Terms, beta: float) -> Tensor:
-    """log f_beta from its terms, (K, N)."""
+def tempered(terms: Terms, beta: float | Tensor) -> Tensor:
+    """log f_beta from its terms, (K, N); a tensor beta, a scalar, is not looked at."""
     log_prior, log_likelihood = terms
-    log_f = log_prior + beta * log_likelihood if beta else log_prior  # not 0 times minus infinity
+    if isinstance(beta, Tensor):
+        log_likelihood = log_likelihood.masked_fill(beta == 0, 0.0)  # not 0 times minus infinity
+        log_f = log_prior + beta * log_likelihood
+    else:
+        log_f = log_prior + beta * log_likelihood if beta else log_prior
     return log_f.flatten(0, -3).logsumexp(0) if log_f.dim() > 2 else log_f
 
 

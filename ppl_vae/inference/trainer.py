@@ -1,7 +1,6 @@
 """The state of a run of `fit`, and the steps that change it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,19 +8,43 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.checkpoints import Checkpoint, part
 from ppl_vae.checks import as_numpy
-from ppl_vae.inference import faults, random_state
+from ppl_vae.inference import faults, random_state, updates
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.passes import Pass
+from ppl_vae.inference.precision import Precision
 from ppl_vae.inference.step import Compile, Step, parameters_of
-from ppl_vae.models.base import Model, keeping_buffers
-from ppl_vae.runs import Checkpoint, Progress, part
+from ppl_vae.interrupts import Interrupt
+from ppl_vae.models.base import Model
+from ppl_vae.optimizers import Optimizer
+from ppl_vae.progress import Progress
 from ppl_vae.schedules import Schedule
+from ppl_vae.stored import check_moments
 from ppl_vae.turns import Turn
+
+READ_EVERY = {"cpu": 1}
+"""Steps between looks for a fault, by the type of device; to look is to wait for the device."""
+OTHERWISE = 50
 
 
 class Trainer:
-    """The state of a run: model, objective, optimizer, order of the data."""
+    """The state of a run: model, objective, optimizer, order of the data.
+
+    Args:
+        model: The pair, on its device.
+        objective: What is minimised, prepared for the data.
+        arrays: The data.
+        device: Where the model is.
+        batch_size: Data per batch.
+        lr: Step size, or a schedule of it.
+        optimizer: How parameters follow their gradients.
+        clip_norm: See `Step`.
+        compile: See `Step`.
+        precision: See `Step`.
+        stops: Whether a loss or a gradient that is not finite ends the epoch; else it is skipped.
+    """
 
     def __init__(
         self,
@@ -30,8 +53,13 @@ class Trainer:
         arrays: tuple[Any, ...],
         device: torch.device,
         batch_size: int,
+        *,
         lr: float | Schedule,
+        optimizer: Optimizer,
+        clip_norm: float | None,
         compile: Compile,
+        precision: Precision,
+        stops: bool,
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
         self.device, self.batch_size = device, batch_size
@@ -45,27 +73,39 @@ class Trainer:
         self.batches = Batches(arrays, device, own[0].dtype)
         self.lr = lr
         trained = [p for p in self.parameters.values() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, fused=True)
-        self.svi = Step(model, objective, self.optimizer, compile=compile)
+        self.optimizer = updates.made(optimizer, trained)
+        self.svi = Step(
+            model,
+            objective,
+            self.optimizer,
+            compile=compile,
+            clip_norm=clip_norm,
+            precision=precision,
+            batches=self.batches if self.batches.resident else None,
+            stops=stops,
+        )
         self.order = torch.Generator()
-        self.steps = 0
+        self.underway: Pass | None = None
+        self.recent: list[tuple[Tensor, int, Any]] = []
+        self.checked = False
 
     @property
     def state(self) -> dict[str, Tensor]:
         """The numbers of the objective."""
         return self.svi.state
 
-    def start(self, seed: int, checkpoint: Checkpoint | None) -> None:
+    def start(self, checkpoint: Checkpoint | None) -> None:
         """Begins a run, or goes on where the checkpoint was made."""
-        self.order.manual_seed(seed)
         if checkpoint is None:
             return
-        self.steps = 1  # of which the first was checked
+        self.checked = True
         for name, network in self.networks.items():
             _take_over(network, name, part(checkpoint.arrays, f"network.{name}"))
         self.model.with_weights(part(checkpoint.arrays, "model"))
         state: dict[int, dict[str, Tensor]] = {}
-        for name, array in part(checkpoint.arrays, "optimizer").items():
+        moments = part(checkpoint.arrays, "optimizer")
+        check_moments(moments, [p.shape for g in self.optimizer.param_groups for p in g["params"]])
+        for name, array in moments.items():
             index, key = name.split(".")
             state.setdefault(int(index), {})[key] = torch.tensor(array)
         groups = self.optimizer.state_dict()["param_groups"]
@@ -76,9 +116,13 @@ class Trainer:
         random = part(checkpoint.arrays, "random")
         self.order.set_state(torch.tensor(random.pop("order")))
         random_state.set_state(random, checkpoint.extra["random"], self.device)
+        self.underway = None
+        if checkpoint.batch > 0:
+            saved = part(checkpoint.arrays, "pass")
+            self.underway = Pass.restored(saved, checkpoint.batch, self.device)
 
     def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
-        """Everything that `start` needs to go on after `epoch`."""
+        """Everything that `start` needs to go on after `epoch`, and the epoch that is under way."""
         arrays = {f"model.{name}": as_numpy(v) for name, v in self.model.state_dict().items()}
         for name, network in self.networks.items():
             weights = network.state_dict()
@@ -89,81 +133,123 @@ class Trainer:
         states, extra = random_state.get_state(self.device)
         arrays |= {f"random.{name}": state for name, state in states.items()}
         arrays["random.order"] = self.order.get_state().numpy()
-        return Checkpoint(run, epoch, arrays, {"random": extra})
+        if self.underway is None:
+            return Checkpoint(run, epoch, arrays, {"random": extra})
+        going = self.underway.arrays(int(self.svi.skipped))
+        arrays |= {f"pass.{name}": array for name, array in going.items()}
+        return Checkpoint(run, epoch, arrays, {"random": extra}, self.underway.done)
 
-    def epoch(self, epoch: int, bar: Progress) -> float:
-        """Trains on every datum once; the mean loss per datum over the batches."""
+    def seed(self, seed: int) -> None:
+        """Seeds everything random of the epochs to come."""
+        pyro.set_rng_seed(seed)
+        self.order.manual_seed(seed)
+
+    def epoch(self, epoch: int, bar: Progress, interrupt: Interrupt) -> dict[str, float] | None:
+        """Trains on every datum once; loss (the mean over the batches), steps skipped and seconds.
+
+        If it is asked to stop on its way it returns None, and the epoch is `underway`.
+
+        Raises:
+            faults.Fault: a loss or a gradient was not finite.
+        """
         for module in (self.model, *self.networks.values()):
             module.train()
         self.svi.epoch = epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
-        now = self.objective.at(epoch)
-        turns = now.with_state(self.state).turns()
-        indices = self._order()
-        again = self._order() if any(turn.window is not None for turn in turns) else []
-        others = [index for index in again if len(index) == len(again[0])]
-        losses = []
-        for number, index in enumerate(indices, start=1):
-            where = f"at epoch {epoch}, batch {number} of {len(indices)}"
-            values = [self._take(turn, index, others, where) for turn in turns]
-            losses.append(values[-1])
+        if self.underway is None:
+            self.underway = Pass.begun(self.order, self.state)
+        self.svi.skipped.zero_()
+        now, going = self.objective.at(epoch), self.underway
+        turns = now.with_state(going.state).turns()
+        indices, others = going.plan(self.order, self._cut, turns)
+        for index in indices[going.done :]:
+            for turn in turns:
+                loss = self._take(turn, index, others, len(indices))
+            going.losses.append(loss)
+            going.done += 1
             bar.step(len(indices))
+            if interrupt.asked and going.done < len(indices):
+                self._look(len(indices))
+                return None
+        self._look(len(indices))
         ended = now.with_state(self.state).after_epoch(self.model, *self.arrays)
         for name, value in ended.items():
             self.state[name].copy_(value)
-        return float(np.mean(losses))
+        self.underway = None
+        losses, skipped = going.values(), going.skipped + int(self.svi.skipped)
+        used = losses[np.isfinite(losses)]
+        mean = float(np.mean(used)) if len(used) else float("nan")
+        return {"loss": mean, "skipped": skipped, "seconds": going.elapsed()}
 
-    def _order(self) -> list[Tensor]:
+    def _cut(self) -> list[Tensor]:
         """The indices of each batch of all data in a random order."""
-        return list(self.objective.batches(self.batch_size, self.order, *self.arrays))
+        found = list(self.objective.batches(self.batch_size, self.order, *self.arrays))
+        if self.device.type == "cpu":
+            return found
+        sizes = [len(index) for index in found]
+        return list(torch.cat(found).to(self.device).split(sizes))  # one transfer for all
 
-    def _take(self, turn: Turn, index: Tensor, others: Sequence[Tensor], where: str) -> float:
+    def _take(self, turn: Turn, index: Tensor, others: Sequence[Tensor], batches: int) -> Tensor:
         """The steps of a turn, on the batch at `index` or on some of `others`; their last loss."""
+        if turn.window is None:
+            return self.step(index, batches, turn.group)
         losses, taken = np.zeros(turn.most), 0
         while taken == 0 or not turn.over(losses, taken):
-            if turn.window is not None:
-                index = others[int(torch.randint(len(others), (), generator=self.order))]
-            losses[taken] = self.step(self.batches[index], where, turn.group)
+            index = others[int(torch.randint(len(others), (), generator=self.order))]
+            loss = self.step(index, batches, turn.group)
+            losses[taken] = loss.item()
             taken += 1
-        return float(losses[taken - 1])
+        return loss
 
-    def step(self, batch: tuple[Tensor, ...], where: str, group: str | None = None) -> float:
+    def step(self, index: Tensor, batches: int, group: str | None = None) -> Tensor:
         """A step of the parameters of a group (None: of all), and the loss before it."""
-        if self.steps == 0:
-            self._check_step(batch)
-        before = torch.get_rng_state()
-        value = self.svi(*batch, group=group).item()
-        if not np.isfinite(value):
-            torch.set_rng_state(before)
+        if not self.checked:
+            self.checked = True
+            self._check_step(self._batch(index))
+        number = 0 if self.underway is None else self.underway.done + 1
+        self.recent.append((index, number, random_state.of_draws(self.device)))
+        loss = self.svi(*self._batch(index), group=group)
+        if len(self.recent) >= READ_EVERY.get(self.device.type, OTHERWISE):
+            self._look(batches)
+        return loss
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
+        """The batch as the step takes it: as indices of data that are where the model is."""
+        return (index,) if self.batches.resident else self.batches[index]
+
+    def _look(self, batches: int) -> None:
+        """Whether a step since the last look was at fault.
+
+        Raises:
+            faults.Fault: one was, and nothing was changed since.
+        """
+        bad = int(self.svi.skipped)
+        if bad and self.svi.stops:
+            index, number, random = self.recent[len(self.recent) - bad]
+            random_state.set_draws(random, self.device)
+            where = f"at epoch {self.svi.epoch}, batch {number} of {batches}"
+            buffers = self.svi.slots.saved_buffers()
             with pyro.validation_enabled(False):
-                fault = faults.first_fault(lambda: self.svi.loss(*batch)[0])
-            raise FloatingPointError(
-                f"loss should be finite, was {value} {where}; {fault}. "
-                "The checkpoint of the last epoch, if there is one, is good"
-            )
-        self.steps += 1
-        return value
+                fault = faults.found(self.svi, self.batches, index, where)
+            self.svi.slots.restore(buffers)
+            raise fault
+        self.recent.clear()
 
     def _check_step(self, batch: tuple[Tensor, ...]) -> None:
         """Before the first step: that every parameter gets a gradient, and Pyro's checks."""
-        with self._keeping_buffers(), torch.random.fork_rng():
-            with pyro.validation_enabled(False):
-                loss, _ = self.svi.loss(*batch)
-            if not loss.isfinite():
-                return  # the step itself will say why
+        buffers, random = self.svi.slots.saved_buffers(), random_state.of_draws(self.device)
+        with pyro.validation_enabled(False):
+            loss, _ = self.svi.loss(*batch)
+        if loss.isfinite():  # else the step itself will say why
             loss.backward()
             faults.check_gradients(self.parameters)
             self.optimizer.zero_grad()
+            random_state.set_draws(random, self.device)
             with pyro.validation_enabled(True):
                 self.svi.loss(*batch)
-
-    @contextmanager
-    def _keeping_buffers(self) -> Iterator[None]:
-        with ExitStack() as kept:
-            for module in (self.model, *self.networks.values()):
-                kept.enter_context(keeping_buffers(module))
-            yield
+        random_state.set_draws(random, self.device)
+        self.svi.slots.restore(buffers)
 
 
 def _take_over(network: nn.Module, name: str, weights: Mapping[str, np.ndarray]) -> None:

@@ -1,16 +1,40 @@
 """The updates of torch's optimizers as tensor operations, on the state that torch keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
 
+from ppl_vae import optimizers
 from ppl_vae.inference.capture import CannotCapture
 
 KINDS = (Adam, AdamW, Adamax, SGD)
 """AdamW is an Adam whose weight decay is apart from the gradient."""
+
+
+def made(settings: optimizers.Optimizer, parameters: Sequence[Tensor]) -> Optimizer:
+    """torch's optimizer of the parameters, whose step size is set before each epoch."""
+    kinds: dict[type, Callable[..., Optimizer]] = {
+        optimizers.Adam: Adam,
+        optimizers.AdamW: AdamW,
+        optimizers.Adamax: Adamax,
+        optimizers.SGD: SGD,
+    }
+    kind = kinds[type(settings)]
+    options: dict[str, Any] = dict(settings.arguments)
+    if kind is not Adamax:
+        options["fused"] = True
+    elif parameters[0].is_cuda:  # which has no fused form, and else counts its steps on the CPU
+        options["capturable"] = True
+    return kind(parameters, **options)
+
+
+def clipping(grads: Sequence[Tensor], norm: float) -> Tensor:
+    """The factor of gradients that makes their norm at most this, as `clip_grad_norm_` has it."""
+    total = torch.stack([grad.square().sum() for grad in grads]).sum().sqrt()
+    return (norm / (total + 1e-6)).clamp(max=1.0)
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
@@ -40,7 +64,8 @@ def initial_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
         names = ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
     state = {name: torch.zeros_like(parameter, requires_grad=False) for name in names}
     if not isinstance(optimizer, SGD):
-        device = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+        there = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+        device = parameter.device if there else torch.device("cpu")
         state["step"] = torch.zeros((), dtype=torch.float32, device=device)
     return state
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ppl_vae import files
 from ppl_vae.checks import as_numpy, check_lengths, check_whole, mean_of
 from ppl_vae.models.layers import Network
+from ppl_vae.stored import check_arrays, check_sizes
 
 
 class Model(Network):
@@ -138,32 +139,39 @@ class Model(Network):
     def load(cls, path: str | Path) -> Self:
         """The model that `save` wrote, in this backend or in the other, on the CPU.
 
-        `Model.load` takes a file of any model class, `M2.load` one of M2 or its subclasses.
+        `Model.load` takes a file of any model class, `M2.load` one of M2 or its subclasses. A class
+        of your own must be defined before; its `__init__` is called twice, first on torch's device
+        "meta" to compare the shapes, so that a file cannot ask for more memory than it holds.
 
         Raises:
             ValueError: the file is damaged, or holds another class or other weights.
         """
         weights, description = files.read(Path(path))
-        return cls.from_description(description).with_weights(weights)
+        with files.of_a_model(Path(path)):
+            with torch.device("meta"):
+                shapes = cls.from_description(description)
+            shapes._check_file(weights)
+            return cls.from_description(description).with_weights(weights)
 
     def with_weights(self, weights: Mapping[str, Any]) -> Self:
         """Takes over the weights (arrays of any kind, by torch's parameter names), in place.
 
         Raises:
-            ValueError: a name is missing or unknown, or a shape is another one.
+            ValueError: a name is missing or unknown, or a shape or kind of number is another one.
         """
-        own = self.state_dict()
-        state = {name: torch.tensor(as_numpy(value)) for name, value in weights.items()}
-        faults = {
-            "missing": sorted(own.keys() - state.keys()),
-            "unknown": sorted(state.keys() - own.keys()),
-            "of another shape": [n for n in own if n in state and own[n].shape != state[n].shape],
-        }
-        if any(faults.values()):
-            what = "; ".join(f"{fault}: {names}" for fault, names in faults.items() if names)
-            raise ValueError(f"weights should be those of this {type(self).__name__}, {what}")
-        self.load_state_dict(state)
+        arrays = {name: as_numpy(value) for name, value in weights.items()}
+        self._check_weights(arrays)
+        self.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
         return self
+
+    def _check_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        check_arrays(type(self).__name__, self.state_dict(), weights)
+
+    def _check_file(self, weights: Mapping[str, np.ndarray]) -> None:
+        """The arrays of a file are those of this model, made on the device "meta", and finite."""
+        self._check_weights(weights)
+        beside = sum(v.numel() for name, v in self.named_buffers() if name not in weights)
+        check_sizes(beside, weights, [name for name, _ in self.named_parameters()])
 
 
 @contextmanager

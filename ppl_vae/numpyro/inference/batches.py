@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Sharding
 
 from ppl_vae.checks import as_numpy, drawn_by
 
@@ -44,12 +45,14 @@ DRAWS: dict[str | None, Callable[..., Array]] = {
 class Batches:
     """Arrays on `device`: floating ones in the type `dtype`, integers in jax's own.
 
+    A sharding may stand in the place of the device.
+
     `ppl_vae.data.Dynamic` and `NormalFeatures` lie there as the parameters of their distribution
     and are drawn anew in every batch. `arrays`, those of all data one after the other, are handed
     to a compiled program, in which `take` makes a batch.
     """
 
-    def __init__(self, data: Sequence[Any], device: jax.Device, dtype: Any) -> None:
+    def __init__(self, data: Sequence[Any], device: jax.Device | Sharding, dtype: Any) -> None:
         self.device = device
         self.draws = [DRAWS[drawn_by(part)] for part in data]
         given = [part.parameters if drawn_by(part) else (part,) for part in data]

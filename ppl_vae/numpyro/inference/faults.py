@@ -59,22 +59,53 @@ def depended_on(
     ]
 
 
-def warn_of_zeros(moments: Mapping[str, Array]) -> None:
-    """After the first epoch, of Adam's first moments: which gradients were zero in every batch."""
-    zero = [name for name, moment in moments.items() if not bool(moment.any())]
+def warn_of_zeros(moved: Mapping[str, Array]) -> None:
+    """After the first epoch, of `Health`: which gradients were zero in every batch."""
+    zero = [name for name, was_moved in moved.items() if not bool(was_moved)]
     if zero:
         warnings.warn(
             f"the gradient of these parameters is exactly zero: {', '.join(zero)}", stacklevel=2
         )
 
 
-def first_fault(loss: Callable[[], Any]) -> str:
-    """Runs `loss` again, not compiled, and says which site is the first to be not finite."""
+def describe(
+    loss: float, loss_of: Callable[[Any], Array], parameters: Mapping[str, Array], where: str
+) -> str:
+    """What is wrong with a step whose loss or gradient is not finite.
+
+    Args:
+        loss: The loss.
+        loss_of: Gives it again, of the parameters that were stepped.
+        parameters: These.
+        where: The epoch and the batch.
+    """
+    if not np.isfinite(loss):
+        return f"loss should be finite, was {loss} at {where}; {first_fault(loss_of, parameters)}"
+    # NumPyro's own checks would raise at the first NaN.
+    with numpyro.validation_enabled(False):
+        gradient = jax.grad(loss_of)(dict(parameters))
+    says = "every gradient was finite when the batch was run again"
+    for name, value in gradient.items():
+        kind = _kind_of_fault(value)
+        if kind is not None:
+            says = f"first parameter at fault: {name!r}, whose gradient is {kind}"
+            break
+    return f"gradient should be finite, was not at {where}, of the loss {loss:g}; {says}"
+
+
+def first_fault(loss_of: Callable[[Any], Array], parameters: Mapping[str, Array]) -> str:
+    """Runs the loss again, not compiled, and says which site is the first to be not finite."""
     tap = _Tap()
     # NumPyro's own checks would raise at the first NaN and not name the site.
     with numpyro.validation_enabled(False), tap:
-        loss()
+        loss_of(parameters)
     return tap.fault or "every site was finite when the batch was run again"
+
+
+def _kind_of_fault(value: Any) -> str | None:
+    if np.isfinite(value).all():
+        return None
+    return "NaN" if np.isnan(value).any() else "infinite"
 
 
 class _Tap(Messenger):  # type: ignore[misc]
@@ -94,7 +125,7 @@ class _Tap(Messenger):  # type: ignore[misc]
         looked_at["value"] = msg["value"]
         looked_at["log density"] = msg["fn"].log_prob(msg["value"])
         for what, value in looked_at.items():
-            if value is not None and not np.isfinite(value).all():
-                kind = "NaN" if np.isnan(value).any() else "infinite"
+            kind = None if value is None else _kind_of_fault(value)
+            if kind is not None:
                 self.fault = f"first site at fault: {msg['name']!r}, whose {what} is {kind}"
                 return

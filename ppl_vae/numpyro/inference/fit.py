@@ -2,20 +2,29 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from numpyro.infer import ELBO as NumPyroELBO
 
-from ppl_vae.checks import check_positive, check_whole
-from ppl_vae.numpyro.inference.batches import as_tuple, find_device
+from ppl_vae.checkpoints import Checkpoint, locked, remove, resuming
+from ppl_vae.checks import check_whole
+from ppl_vae.interrupts import deferred
+from ppl_vae.metrics import Metrics
+from ppl_vae.numpyro.inference.batches import as_tuple
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.evaluate import mean_loss
 from ppl_vae.numpyro.inference.objective import NumPyroObjective, Objective
+from ppl_vae.numpyro.inference.placement import Placement
 from ppl_vae.numpyro.inference.trainer import Trainer
+from ppl_vae.numpyro.inference.updates import Stepping
 from ppl_vae.numpyro.models.base import Model
-from ppl_vae.runs import Checkpoint, History, Metrics, Progress, describe_run, plain
+from ppl_vae.optimizers import ADAM, Optimizer
+from ppl_vae.progress import Progress
+from ppl_vae.runs import History, describe_run
 from ppl_vae.schedules import Schedule
 
 Validation = Callable[[Any], Mapping[str, float]]
@@ -29,7 +38,11 @@ def fit(
     epochs: int,
     batch_size: int = 128,
     lr: float | Schedule = 1e-3,
+    optimizer: Optimizer = ADAM,
+    clip_norm: float | None = None,
+    on_nan: str = "stop",
     device: str | jax.Device = "auto",
+    mesh: Mesh | None = None,
     seed: int = 0,
     validation: Validation | Any = None,
     out: str | Path | None = None,
@@ -37,7 +50,7 @@ def fit(
     label: str | None = None,
     progress: bool = True,
 ) -> History:
-    """Trains every parameter of `model` by Adam; the trained model is `fit(model, ...).model`.
+    """Trains every parameter of `model`; the trained model is `fit(model, ...).model`.
 
     As `ppl_vae.inference.fit`, but the given model stays as it is, and so do networks of the
     objective, whose trained weights are in the checkpoint alone.
@@ -52,8 +65,20 @@ def fit(
         objective: A ppl_vae.numpyro objective or a `numpyro.infer.ELBO`; by default `ELBO()`.
         epochs: Number of epochs, those before a resume included.
         batch_size: Data per batch; the last batch of an epoch may be smaller.
-        lr: Adam's step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
+        lr: The step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
+        optimizer: What a step does with its gradients: `Adam()`, `AdamW()`, `Adamax()` or `SGD()`
+            of `ppl_vae.optimizers`.
+        clip_norm: The largest norm of a step's gradient, of all parameters that are stepped in one;
+            a larger gradient is scaled down to it.
+        on_nan: What is done where a loss or a gradient is not finite. "stop" raises. "skip" goes on
+            without that step (and without what is left of its turn, see `Turn`), reports their
+            number as "skipped", and raises if no batch of an epoch was left. "restore" warns and
+            begins the epoch again, from the state before it and with other random numbers; after
+            three times in one epoch it raises.
         device: "auto" (what jax prefers), "cpu", "cuda" or a jax.Device.
+        mesh: Devices that share the work, in the place of `device`: a mesh with one axis, by which
+            every batch is cut into equal parts. Weights and data lie on each device. What is
+            computed is the same but for rounding. A last batch that cannot be cut is not shared.
         seed: Of everything random: order of the data, pixels, draws. Not of the initial weights,
             which the model got when it was made.
         validation: Called with the model after every epoch, gives names and numbers to report; or
@@ -70,7 +95,8 @@ def fit(
 
     Raises:
         ValueError: an argument is not what it should be, or a parameter receives no gradient.
-        FloatingPointError: the loss became NaN or infinite; the last checkpoint stays.
+        FloatingPointError: a loss or a gradient became NaN or infinite; the last checkpoint stays,
+            and the batch is in fault.safetensors beside it.
     """
     for name, number, least in (
         ("epochs", epochs, 1),
@@ -78,36 +104,51 @@ def fit(
         ("seed", seed, 0),
     ):
         check_whole(name, number, least)
-    if not isinstance(lr, Schedule):
-        check_positive("lr", lr)
+    stepping = Stepping(lr, optimizer, clip_norm, on_nan)
     arrays = as_tuple(data)
     given = _as_objective(objective)
-    found = find_device(device)
+    place = Placement.find(device, mesh)
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
         given.check(model, *as_tuple(validation))
-    trainer = Trainer(model, prepared, arrays, found, batch_size, lr, seed)
     folder = None if out is None else Path(out)
-    settings = {"batch_size": batch_size, "lr": plain(lr), "seed": seed}
+    mine = folder if place.writes else None
+    trainer = Trainer(model, prepared, arrays, place, batch_size, stepping, seed, mine)
+    settings = {"batch_size": batch_size, **stepping.described(), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
-    checkpoint = Checkpoint.find(folder, run, epochs) if resume else None
-    done = 0 if checkpoint is None else checkpoint.epoch
-    trainer.start(checkpoint)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    metrics = Metrics(folder, done)
-    with Progress(label or type(model).__name__, epochs, done, progress) as bar:
-        for epoch in range(done + 1, epochs + 1):
-            start = time.perf_counter()
-            row = {"epoch": float(epoch), "loss": trainer.epoch(epoch)}
-            row |= {name: float(value) for name, value in trainer.state.items()}
-            row |= _validate(trainer.trained(), given, validation)
-            row["seconds"] = time.perf_counter() - start
-            metrics.append(row)
-            bar.epoch(row)
-            if folder is not None:
-                trainer.checkpoint(run, epoch).save(folder)
-    return History(trainer.trained(), metrics.rows, folder)
+    name = label or type(model).__name__
+    with locked(mine), deferred() as interrupt:
+        find = partial(Checkpoint.find, folder, run, epochs)
+        checkpoint = place.first_here_then_elsewhere(find) if resume else None
+        done = 0 if checkpoint is None else checkpoint.epoch
+        with resuming(folder):
+            trainer.start(checkpoint)
+        if checkpoint is None:
+            remove(mine)
+        metrics = Metrics(mine, done)
+        with Progress(name, epochs, done, progress and place.writes) as bar:
+            for epoch in range(done + 1, epochs + 1):
+                start = time.perf_counter()
+                row = {"epoch": float(epoch), **trainer.epoch(epoch)}
+                row |= {name: float(value) for name, value in trainer.state.items()}
+                row |= _validate(trainer.trained(), given, validation)
+                row["seconds"] = time.perf_counter() - start
+                metrics.append(row)
+                bar.epoch(row)
+                if mine is not None:
+                    trainer.checkpoint(run, epoch).save(mine)
+                if epoch < epochs and place.anywhere(interrupt.asked is not None):
+                    interrupt.stop(_to_go_on(epoch, epochs, folder))
+    return History(trainer.trained(), metrics.rows, mine)
+
+
+def _to_go_on(epoch: int, epochs: int, folder: Path | None) -> str:
+    if folder is None:
+        return f"stopped after epoch {epoch} of {epochs}; without out, nothing is kept of them"
+    return (
+        f"stopped after epoch {epoch} of {epochs}, kept in {str(folder)!r}; to go on, call fit "
+        f"with out={str(folder)!r} and resume=True"
+    )
 
 
 def _as_objective(objective: NumPyroELBO | None) -> Objective:

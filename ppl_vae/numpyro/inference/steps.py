@@ -2,24 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
 
 from ppl_vae.numpyro.inference.batches import Batches
+from ppl_vae.numpyro.inference.health import Health
 from ppl_vae.numpyro.inference.objective import Objective, SharedState
+from ppl_vae.numpyro.inference.placement import Placement
+from ppl_vae.numpyro.inference.updates import Stepping, Weights
 from ppl_vae.numpyro.models.base import Model, with_parameters
 from ppl_vae.numpyro.models.layers import training
-from ppl_vae.schedules import Schedule
 from ppl_vae.turns import Turn
 
-Weights: TypeAlias = dict[str, Array]
 NETWORK = "network:"
 """How the names of the objective's weights begin, and no name of a model's."""
-ADAM = optax.scale_by_adam()
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,19 +30,21 @@ class Steps:
         objective: The objective, likewise.
         batches: Makes batches of the data.
         groups: The names of the weights of each group.
-        lr: Step size.
+        stepping: How weights follow their gradients.
+        place: Whether several devices share a batch.
     """
 
     model: Model
     objective: Objective
     batches: Batches
     groups: Mapping[str, Sequence[str]]
-    lr: float | Schedule
+    stepping: Stepping
+    place: Placement
 
     def start(self, weights: Weights) -> dict[str, Any]:
-        """Adam's state of each group, whose count of steps need not be that of others."""
+        """The optimizer's state of each group, whose count of steps need not be that of others."""
         return {
-            group: ADAM.init({name: weights[name] for name in names})
+            group: self.stepping.start({name: weights[name] for name in names})
             for group, names in self.groups.items()
         }
 
@@ -58,8 +59,7 @@ class Steps:
         epoch: int | Array,
     ) -> tuple[Array, tuple[Weights, Weights]]:
         """The loss per datum of the batch at `index`; for the next, buffers and objective state."""
-        for_pixels, for_draws = jax.random.split(key)
-        batch = self.batches.take(data, index, for_pixels)
+        batch, for_draws = self.batch(data, index, key)
         model = with_parameters(self.model, weights | buffers)
         own = {n.removeprefix(NETWORK): w for n, w in weights.items() if n.startswith(NETWORK)}
         held = SharedState()
@@ -73,9 +73,16 @@ class Steps:
         moved = {name: held.values[name]["value"] for name in buffers}
         return total / len(index), (moved, state)
 
+    def batch(
+        self, data: tuple[Array, ...], index: Array, key: Array
+    ) -> tuple[tuple[Array, ...], Array]:
+        """The batch at `index`, and the key of what the pair draws."""
+        for_pixels, for_draws = jax.random.split(key)
+        return self.place.shared(self.batches.take(data, index, for_pixels)), for_draws
+
     def run(
         self,
-        run: Any,
+        kept: Any,
         data: Any,
         loop: Array,
         rest: list[Array],
@@ -84,7 +91,8 @@ class Steps:
         epoch: Array,
         turns: tuple[Turn, ...],
     ) -> Any:
-        """All turns of all batches; of each the last loss and the number of its steps."""
+        """All turns of all batches; of each the last loss, the number of its steps, and whether
+        none of these was at fault."""
 
         def through(run: Any, batch: tuple[Array, Array]) -> Any:
             number, index = batch
@@ -93,9 +101,9 @@ class Steps:
             for which, turn in enumerate(turns):
                 run, *last = self._take(which, turn, run, data, inputs, epoch)
                 found.append(last)
-            losses, taken = (jnp.stack(numbers) for numbers in zip(*found, strict=True))
-            return run, (losses, taken)
+            return run, tuple(jnp.stack(numbers) for numbers in zip(*found, strict=True))
 
+        run = (kept, Health.at_first(list(kept[0]), self.stepping.on_nan == "skip"))
         run, found = lax.scan(through, run, (jnp.arange(len(loop)), loop))
         for number, index in enumerate(rest, start=len(loop)):
             run, last = through(run, (jnp.array(number), index))
@@ -104,8 +112,11 @@ class Steps:
 
     def _take(
         self, which: int, turn: Turn, run: Any, data: Any, inputs: Any, epoch: Array
-    ) -> tuple[Any, Array, Array]:
-        """The run after the steps of a batch's turn, the last one's loss, and their number."""
+    ) -> tuple[Any, Array, Array, Array]:
+        """The run after the steps of a batch's turn, and what `run` returns of it.
+
+        A step at fault ends the turn, whose window it would leave without a mean.
+        """
 
         def step(run: Any, taken: Array) -> Any:
             index, key = place_of(which, turn, taken, *inputs)
@@ -113,11 +124,11 @@ class Steps:
 
         if turn.window is None:
             run, loss = step(run, jnp.array(0))
-            return run, loss, jnp.array(1)
+            return run, loss, jnp.array(1), run[1].good
 
         def going(carry: Any) -> Any:
-            (_, alive), losses, taken = carry
-            return (taken == 0) | (alive & ~turn.over(losses, taken))
+            (_, health), losses, taken = carry
+            return (taken == 0) | (health.good & health.alive & ~turn.over(losses, taken))
 
         def again(carry: Any) -> Any:
             run, losses, taken = carry
@@ -126,14 +137,14 @@ class Steps:
 
         start = (run, jnp.zeros(turn.most), jnp.array(0))
         run, losses, taken = lax.while_loop(going, again, start)
-        return run, losses[taken - 1], taken
+        return run, losses[taken - 1], taken, run[1].good
 
     def _step(
         self, run: Any, group: str | None, data: Any, index: Array, key: Array, epoch: Array
     ) -> Any:
         """A step of the parameters of a group (None: of all), and the loss before it."""
-        old, alive = run
-        weights, adam, buffers, state = old
+        old, health = run
+        weights, states, buffers, state = old
         groups = self.groups if group is None else {group: self.groups[group]}
 
         def loss_of(part: Weights) -> Any:
@@ -141,16 +152,13 @@ class Steps:
 
         part = {name: weights[name] for names in groups.values() for name in names}
         (loss, moved_on), gradient = jax.value_and_grad(loss_of, has_aux=True)(part)
-        lr = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
+        health = health.after(loss, gradient)
+        gradient = self.stepping.clipped(gradient)
         for name, members in groups.items():
-            slopes = {member: gradient[member] for member in members}
-            direction, moments = ADAM.update(slopes, adam[name])
-            moved = {member: weights[member] - lr * direction[member] for member in members}
-            weights, adam = {**weights, **moved}, {**adam, name: moments}
-        # After a fault all stays as it was, for `_stop` to run the batch again.
-        alive = alive & jnp.isfinite(loss)
-        new = (weights, adam, *moved_on)
-        return (jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old), alive), loss
+            own, slopes = ({m: of[m] for m in members} for of in (weights, gradient))
+            moved, kept = self.stepping.step(epoch, own, slopes, states[name])
+            weights, states = {**weights, **moved}, {**states, name: kept}
+        return (health.choose((weights, states, *moved_on), old), health), loss
 
 
 def place_of(

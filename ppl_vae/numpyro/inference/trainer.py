@@ -1,6 +1,9 @@
 """The state of a run of `fit`, which its compiled `steps` change."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -8,47 +11,53 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ppl_vae.checkpoints import Checkpoint, part
+from ppl_vae.faults import RESTORES, fresh_seed, save_batch
 from ppl_vae.numpyro.inference import faults
 from ppl_vae.numpyro.inference.batches import Batches
 from ppl_vae.numpyro.inference.objective import Objective
+from ppl_vae.numpyro.inference.placement import Placement
 from ppl_vae.numpyro.inference.steps import NETWORK, Steps, place_of
+from ppl_vae.numpyro.inference.updates import Stepping, Weights
 from ppl_vae.numpyro.models.base import Model, buffers, parameters, with_parameters
-from ppl_vae.runs import Checkpoint, part
-from ppl_vae.schedules import Schedule
-from ppl_vae.turns import Turn
+from ppl_vae.stored import check_arrays
 
 
 class Trainer:
-    """The state of a run: weights, optimizer and objective."""
+    """The state of a run: weights, buffers, those of optimizer and objective."""
 
     def __init__(
         self,
         model: Model,
         objective: Objective,
         arrays: tuple[Any, ...],
-        device: jax.Device,
+        place: Placement,
         batch_size: int,
-        lr: float | Schedule,
+        stepping: Stepping,
         seed: int,
+        out: Path | None,
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
-        self.device, self.batch_size, self.seed = device, batch_size, seed
+        self.place, self.batch_size, self.seed = place, batch_size, seed
+        self.on_nan, self.out = stepping.on_nan, out
         own = parameters(model)
         if not own:
             raise ValueError("model should have a parameter to train, had none")
         networks = {NETWORK + name: value for name, value in objective.network_weights().items()}
-        self.weights = self._place(own | networks)
+        self.weights = place.put(own | networks)
         faults.check_finite_parameters(self.weights)
-        self.buffers = self._place(buffers(model))
-        self.batches = Batches(arrays, device, next(iter(self.weights.values())).dtype)
+        self.buffers = place.put(buffers(model))
+        dtype = next(iter(self.weights.values())).dtype
+        self.batches = Batches(arrays, place.whole, dtype)
         groups: dict[str, list[str]] = {}
         for name in self.weights:
             groups.setdefault(objective.group_of(name), []).append(name)
-        self.steps = Steps(model, objective, self.batches, groups, lr)
-        self.adam = self._place(self.steps.start(self.weights))
-        self.state = self._place(objective.state())
+        self.steps = Steps(model, objective, self.batches, groups, stepping, place)
+        self.optimizer = place.put(self.steps.start(self.weights))
+        self.state = place.put(objective.state())
         self.run = jax.jit(self.steps.run, donate_argnums=0, static_argnames="turns")
         self.new = True
+        place.check_sizes(len(self._order(np.random.default_rng(seed))[0]))
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         """Begins a run, or goes on where the checkpoint was made.
@@ -61,13 +70,14 @@ class Trainer:
         weights = part(checkpoint.arrays, "model")
         weights |= {NETWORK + n: a for n, a in part(checkpoint.arrays, "network").items()}
         self._check_networks(weights)
-        self.weights = self._place({name: weights[name] for name in self.weights})
-        self.buffers = self._place({name: weights[name] for name in self.buffers})
+        check_arrays("run", self.checkpoint({}, 0).arrays, checkpoint.arrays)
+        self.weights = self.place.put({name: weights[name] for name in self.weights})
+        self.buffers = self.place.put({name: weights[name] for name in self.buffers})
         saved = part(checkpoint.arrays, "objective")
-        self.state = self._place({name: saved[name] for name in self.state})
+        self.state = self.place.put({name: saved[name] for name in self.state})
         leaves = part(checkpoint.arrays, "optimizer")
         new = [leaves[str(number)] for number in range(len(leaves))]
-        self.adam = self._place(jax.tree.unflatten(jax.tree.structure(self.adam), new))
+        self.optimizer = self.place.put(jax.tree.unflatten(jax.tree.structure(self.optimizer), new))
 
     def _check_networks(self, weights: Mapping[str, np.ndarray]) -> None:
         """The networks of the objective are those of the checkpoint; the model was compared."""
@@ -81,10 +91,6 @@ class Trainer:
                 f"{saved}, had {own}"
             )
 
-    def _place(self, state: Any) -> Any:
-        """A copy on the device, because the program takes over the memory of its state."""
-        return jax.device_put(jax.tree.map(np.array, state), self.device)
-
     def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
         """Everything that `start` needs to go on after `epoch`."""
         arrays = {}
@@ -92,67 +98,103 @@ class Trainer:
             own = name.removeprefix(NETWORK)
             arrays[f"model.{name}" if own == name else f"network.{own}"] = np.array(value)
         arrays |= {f"objective.{name}": np.array(value) for name, value in self.state.items()}
-        for number, leaf in enumerate(jax.tree.leaves(self.adam)):
+        for number, leaf in enumerate(jax.tree.leaves(self.optimizer)):
             arrays[f"optimizer.{number}"] = np.array(leaf)
         return Checkpoint(run, epoch, arrays, {})
 
     def trained(self) -> Any:
         """The model with the weights of this moment."""
-        return with_parameters(self.model, jax.tree.map(jnp.copy, self.weights | self.buffers))
+        return with_parameters(self.model, self.place.here(self.weights | self.buffers))
 
-    def epoch(self, epoch: int) -> float:
-        """Trains on every datum once; the mean loss per datum over the batches."""
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Trains on every datum once; the numbers to report of it.
+
+        These are the mean loss per datum over the batches, and of `on_nan="skip"` how many steps
+        were skipped.
+        """
+        for restored in range(RESTORES + 1):
+            at_first = self.place.here(self._kept) if self.on_nan == "restore" else None
+            try:
+                return self._pass(epoch, fresh_seed(self.seed, restored))
+            except FloatingPointError as fault:
+                if at_first is None or restored == RESTORES:
+                    raise
+                self._kept = self.place.put(at_first)
+                again = f"epoch {epoch} begins again, for the {restored + 1}. time of {RESTORES}"
+                warnings.warn(f"{fault}; {again}", stacklevel=3)
+        raise AssertionError("the last try returns or raises")
+
+    @property
+    def _kept(self) -> Any:
+        """What changes from step to step."""
+        return self.weights, self.optimizer, self.buffers, self.state
+
+    @_kept.setter
+    def _kept(self, kept: Any) -> None:
+        self.weights, self.optimizer, self.buffers, self.state = kept
+
+    def _pass(self, epoch: int, seed: int) -> dict[str, float]:
         turns = self.objective.with_state(self.state).turns()
-        order = np.random.default_rng([self.seed, epoch])
+        order = np.random.default_rng([seed, epoch])
         indices = self._order(order)
-        others = self._order(order) if any(turn.window is not None for turn in turns) else None
-        key = jax.random.fold_in(jax.random.key(self.seed), epoch)
+        again = self._order(order) if any(turn.window is not None for turn in turns) else None
+        # Batches of one size are the steps of a loop; a smaller last one is a step of its own.
+        loop, rest = _of_one_size(indices)
+        others = None if again is None else _of_one_size(again)[0]
+        key = jax.random.fold_in(jax.random.key(seed), epoch)
         data = self.batches.arrays
         if self.new:
             given = (self.buffers, self.state, data, indices[0], key, epoch)
             faults.check_gradients(lambda *a: self.steps.loss(*a)[0], self.weights, *given)
-        # Batches of one size are the steps of a loop; a smaller last one is a step of its own.
-        loop, rest = _of_one_size(indices)
-        from_others = None if others is None else _of_one_size(others)[0]
-        run = ((self.weights, self.adam, self.buffers, self.state), jnp.array(True))
-        (kept, _), found = self.run(run, data, loop, rest, from_others, key, epoch, turns=turns)
-        self.weights, self.adam, self.buffers, self.state = kept
-        losses, taken = (np.asarray(numbers) for numbers in found)
-        if not np.isfinite(losses).all():
-            self._stop(epoch, turns, indices, from_others, losses, taken, key)
+        run, found = self.run(self._kept, data, loop, rest, others, key, epoch, turns=turns)
+        self._kept, health = run
+        losses, taken, good = (np.asarray(numbers) for numbers in found)
+        if not (good[:, -1].any() if self.on_nan == "skip" else good.all()):
+            number, which = (int(place[0]) for place in np.nonzero(~good))
+            step = (which, turns[which], taken[number, which] - 1)
+            given = (indices[number], others, jax.random.fold_in(key, number))
+            where = f"epoch {epoch}, batch {number + 1} of {len(indices)}"
+            self._stop(epoch, where, losses[number, which], step, given)
         if self.new:
-            faults.warn_of_zeros({n: m for adam in self.adam.values() for n, m in adam.mu.items()})
+            faults.warn_of_zeros(health.moved)
             self.new = False
         ended = self.objective.with_state(self.state).after_epoch(self.trained(), *self.arrays)
-        self.state = self.state | self._place(ended)
-        return float(np.mean(losses[:, -1], dtype=np.float64))
+        self.state = self.state | self.place.put(ended)
+        row = {"loss": float(losses[good[:, -1], -1].mean(dtype=np.float64))}
+        return row | ({"skipped": float((~good).sum())} if self.on_nan == "skip" else {})
+
+    def _stop(self, epoch: int, where: str, loss: float, step: Any, given: Any) -> NoReturn:
+        """Says what is wrong with the step, and keeps its batch in the folder of the run.
+
+        Args:
+            epoch: The epoch, and
+            where: the batch in it.
+            loss: The loss of the step.
+            step: Of `place_of`, which step it is, and
+            given: what the batch and its key are made of.
+        """
+        here = self.place.here((*self._kept, self.batches.arrays))
+        weights, _, *rest = here
+        device = next(iter(next(iter(weights.values())).devices()))
+        steps = replace(self.steps, place=Placement(device))
+        index, key = place_of(*step, *jax.tree.map(jnp.asarray, given))
+        group = step[1].group
+        names = steps.groups[group] if group is not None else list(weights)
+
+        def loss_of(part: Weights) -> Array:
+            return steps.loss({**weights, **part}, *rest, index, key, epoch)[0]
+
+        fault = faults.describe(loss, loss_of, {name: weights[name] for name in names}, where)
+        if self.on_nan == "skip":
+            fault = f"every step of epoch {epoch} was skipped; of the first, {fault}"
+        fault = save_batch(self.out, fault, index, steps.batch(rest[-1], index, key)[0])
+        raise FloatingPointError(
+            f"{fault}. The checkpoint of the last epoch, if there is one, is good"
+        )
 
     def _order(self, generator: np.random.Generator) -> list[np.ndarray]:
         """The indices of each batch of all data in a random order."""
         return self.objective.batches(self.batch_size, generator, *self.arrays)
-
-    def _stop(
-        self,
-        epoch: int,
-        turns: Sequence[Turn],
-        indices: Sequence[np.ndarray],
-        others: np.ndarray | None,
-        losses: np.ndarray,
-        taken: np.ndarray,
-        key: Array,
-    ) -> NoReturn:
-        number, which = (int(place[0]) for place in np.nonzero(~np.isfinite(losses)))
-        step, batch_key = taken[number, which] - 1, jax.random.fold_in(key, number)
-        among = None if others is None else jnp.asarray(others)
-        index = jnp.asarray(indices[number])
-        index, step_key = place_of(which, turns[which], step, index, among, batch_key)
-        now = (self.weights, self.buffers, self.state, self.batches.arrays)
-        fault = faults.first_fault(lambda: self.steps.loss(*now, index, step_key, epoch))
-        raise FloatingPointError(
-            f"loss should be finite, was {losses[number, which]} at epoch {epoch}, "
-            f"batch {number + 1} of {len(indices)}; {fault}. "
-            "The checkpoint of the last epoch, if there is one, is good"
-        )
 
 
 def _of_one_size(indices: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:

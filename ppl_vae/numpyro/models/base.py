@@ -18,6 +18,7 @@ from numpyro.primitives import mutable
 from ppl_vae import files
 from ppl_vae.checks import as_numpy, check_lengths, check_whole, mean_of
 from ppl_vae.numpyro.models.layers import Network
+from ppl_vae.stored import check_arrays, check_sizes
 
 
 class Model(Network):
@@ -116,29 +117,32 @@ class Model(Network):
     def load(cls, path: str | Path) -> Self:
         """The model that `save` wrote, in this backend or in the other.
 
+        A class of your own must be defined before; its `__init__` is called twice, first under
+        `jax.eval_shape` to compare the shapes, so that a file cannot ask for more memory than it
+        holds.
+
         Raises:
             ValueError: the file is damaged, or holds another class or other weights.
         """
         weights, description = files.read(Path(path))
         key = jax.random.key(0)  # of the weights that are replaced at once
-        return cls.from_description(description, key=key).with_weights(weights)
+        with files.of_a_model(Path(path)):
+            shapes = jax.eval_shape(
+                lambda key: _arrays(cls.from_description(description, key=key)), key
+            )
+            check_arrays(cls.__name__, shapes, weights)
+            check_sizes(0, weights, [name for name in shapes if not _is_buffer(name)])
+            return cls.from_description(description, key=key).with_weights(weights)
 
     def with_weights(self, weights: Mapping[str, Any]) -> Self:
         """This model with other weights (arrays of any kind, by torch's parameter names).
 
         Raises:
-            ValueError: a name is missing or unknown, or a shape is another one.
+            ValueError: a name is missing or unknown, or a shape or kind of number is another one.
         """
         own = _arrays(self)
         new = {name: as_jax(value) for name, value in weights.items()}
-        faults = {
-            "missing": sorted(own.keys() - new.keys()),
-            "unknown": sorted(new.keys() - own.keys()),
-            "of another shape": [n for n in own if n in new and own[n].shape != new[n].shape],
-        }
-        if any(faults.values()):
-            what = "; ".join(f"{fault}: {names}" for fault, names in faults.items() if names)
-            raise ValueError(f"weights should be those of this {type(self).__name__}, {what}")
+        check_arrays(type(self).__name__, own, new)
         new = {name: new[name].astype(value.dtype) for name, value in own.items()}
         changed: Self = with_parameters(self, new)
         return changed

@@ -1,0 +1,59 @@
+"""JSON from a file that may be damaged or hostile: of moderate size, and never ambiguous."""
+
+import json
+from typing import Any
+
+MOST_VALUES, MOST_DEPTH = 10_000, 50
+"""The most values in a text, and the most of them one in the other."""
+
+
+def parse_text(encoded: str) -> dict[str, Any]:
+    """The text, if it is an object of a moderate size.
+
+    Raises:
+        ValueError: it is no JSON object, is too large, or `parse` refuses it.
+    """
+    text = parse(encoded)
+    if not isinstance(text, dict):
+        raise ValueError("its text is no JSON object")
+    level, count, depth = [text], 0, 0
+    while level:
+        count, depth = count + len(level), depth + 1
+        if count > MOST_VALUES or depth > MOST_DEPTH:
+            raise ValueError(
+                f"its text has more than {MOST_VALUES} values, or more than {MOST_DEPTH} one in "
+                "the other, which should be an array"
+            )
+        level = [inner for value in level for inner in _inside(value)]
+    return text
+
+
+def parse(encoded: str) -> Any:
+    """JSON in which no number is NaN and no name occurs twice in an object.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    try:
+        return json.loads(encoded, object_pairs_hook=_unique, parse_constant=_constant)
+    except RecursionError as error:
+        raise ValueError("its text is nested too deeply") from error
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice in an object of its text")
+    return found
+
+
+def _constant(name: str) -> float:
+    if name == "NaN":  # equal to nothing, itself included
+        raise ValueError("a number of its text is NaN")
+    return float(name)
