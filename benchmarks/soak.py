@@ -1,0 +1,217 @@
+"""Faults for hours: `kill` trainings at random moments, and watch long ones (`load`).
+
+    python benchmarks/soak.py kill      100 kills over all runs of soak_runs.py
+    python benchmarks/soak.py load      200 000 steps in one run, and 300 models in one process
+    python benchmarks/soak.py fuzz      damaged files for ten minutes
+
+Each ends with exit code 1 if what docs/reliability.md promises did not hold.
+"""
+
+import gc
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from soak_runs import RUNS, train
+
+from ppl_vae import files
+from ppl_vae.checkpoints import CHECKPOINT
+from ppl_vae.metrics import METRICS
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What of two finished runs differs: arrays of the checkpoint, its text, rows of metrics."""
+    (arrays, text), (others, other_text) = (files.read(out / CHECKPOINT) for out in (a, b))
+    found = [
+        name
+        for name in sorted({*arrays, *others})
+        if not (name in arrays and name in others and _same(arrays[name], others[name]))
+    ]
+    if text != other_text:
+        found.append("text")
+    return found if _rows(a) == _rows(b) else [*found, METRICS]
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _rows(out: Path) -> list[str]:
+    """Without the seconds, which come last."""
+    return [line.rsplit(",", 1)[0] for line in (out / METRICS).read_text().splitlines()]
+
+
+@dataclass
+class Victim:
+    """A run that is killed again and again, and compared with one that was not.
+
+    Attributes:
+        name: Of the run.
+        folder: For its files.
+        epochs: Of the run.
+        seconds: How long the whole run took, without its start.
+        kills: How many it has survived.
+        faults: What went wrong.
+    """
+
+    name: str
+    folder: Path
+    epochs: int
+    seconds: float = 0.0
+    kills: int = 0
+    finished: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def start(self, out: str) -> subprocess.Popen[str]:
+        """A process that has begun to train in the folder `out`."""
+        words = [self.name, str(self.folder / out), str(self.epochs)]
+        command = [sys.executable, __file__, "train", *words]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    def run_whole(self) -> None:
+        process = self.start("whole")
+        begun = time.perf_counter()
+        _, errors = process.communicate()
+        self.seconds = time.perf_counter() - begun
+        if process.returncode != 0:
+            raise SystemExit(f"{self.name} failed: {errors}")
+
+    def run_killed(self, kills: int, generator: random.Random) -> None:
+        """Runs in parts, until there were so many kills and the last run reached its end."""
+        while True:
+            process = self.start(f"parts-{self.finished}")
+            if self.kills < kills:
+                try:
+                    # More often than not before its end, so that runs are killed several times.
+                    process.wait(generator.uniform(0, 0.6 * self.seconds))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    self.kills += 1
+                    process.communicate()
+                    continue
+            _, errors = process.communicate()
+            if process.returncode != 0:
+                self.faults.append(errors.strip().splitlines()[-1])
+                return
+            self.faults += differences(
+                self.folder / "whole", self.folder / f"parts-{self.finished}"
+            )
+            self.finished += 1
+            if self.kills >= kills:
+                return
+
+
+def kill(
+    kills: int = 100, runs: tuple[str, ...] = tuple(RUNS), epochs: int = 60, seed: int = 0
+) -> None:
+    """Kills trainings by SIGKILL at random moments, resumes them, and compares the end bit by bit.
+
+    Args:
+        kills: How many, over all runs.
+        runs: Which of `soak_runs.RUNS`.
+        epochs: Of each.
+        seed: Of the moments.
+    """
+    generator, failed, done = random.Random(seed), 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(runs):
+            victim = Victim(name, Path(folder) / name, epochs)
+            victim.run_whole()
+            share = kills * (number + 1) // len(runs) - kills * number // len(runs)
+            victim.run_killed(share, generator)
+            failed += bool(victim.faults)
+            done += victim.kills
+            verdict = "differs: " + ", ".join(victim.faults) if victim.faults else "bit for bit"
+            print(
+                f"{name:28} {victim.kills:4} kills, {victim.finished} ends, {verdict}", flush=True
+            )
+    print(f"{done} kills, {len(runs) - failed} of {len(runs)} runs as if there had been none")
+    raise SystemExit(failed > 0)
+
+
+@dataclass
+class Watched:
+    """The resources of this process, at some moment."""
+
+    memory: float
+    files: int
+
+    @classmethod
+    def now(cls) -> "Watched":
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return cls(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, len(os.listdir("/proc/self/fd")))
+
+
+def load(steps: int = 200_000, models: int = 300, compile: bool = True) -> None:
+    """A long run, and many short ones in one process: memory and open files stay what they were.
+
+    Args:
+        steps: Of a training of a tiny model, with a checkpoint, a validation and a row of metrics
+            every 500 steps.
+        models: How many models are built, trained and thrown away.
+        compile: Whether the long run is compiled.
+    """
+    import torch
+
+    from ppl_vae import VAE, fit
+
+    torch.set_num_threads(1)
+    x = (np.random.default_rng(0).random((1000, 6)) < 0.5).astype(np.float32)
+    seen: list[Watched] = []
+
+    def validation(model: Any) -> dict[str, float]:
+        seen.append(Watched.now())
+        return {"memory": seen[-1].memory}
+
+    with tempfile.TemporaryDirectory() as out:
+        model, epochs = VAE(6, 2, (8,)), max(steps // 500, 3)
+        settings: dict[str, Any] = {"batch_size": 2, "compile": compile, "progress": False}
+        fit(model, x, epochs=epochs, out=out, validation=validation, device="cpu", **settings)
+    first, last = seen[2], seen[-1]  # after 1000 steps and two more looks
+    growth = last.memory - first.memory
+    print(f"{epochs * 500} steps: memory {growth:+.1f} MB, files {last.files - first.files:+d}")
+    good = growth < 5 and last.files == first.files
+    for number in range(models):
+        model = VAE(6, 2, (8,))
+        fit(model, x, epochs=1, batch_size=100, device="cpu", compile=False, progress=False)
+        if number in (models // 10, models - 1):
+            seen.append(Watched.now())
+    before, after = seen[-2:]
+    growth = after.memory - before.memory
+    print(f"{models} models: memory {growth:+.1f} MB, files {after.files - before.files:+d}")
+    raise SystemExit(not (good and growth < 5 and after.files == before.files))
+
+
+def train_one(
+    name: Annotated[str, tyro.conf.Positional],
+    out: Annotated[Path, tyro.conf.Positional],
+    epochs: Annotated[int, tyro.conf.Positional],
+) -> None:
+    """The process that `kill` kills.
+
+    Args:
+        name: Of the run.
+        out: Its folder.
+        epochs: Of the run.
+    """
+    train(name, out, epochs)
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict(
+        {"kill": kill, "load": load, "train": train_one}, description=__doc__
+    )
