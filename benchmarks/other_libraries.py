@@ -47,8 +47,8 @@ def pyro_svi(case: Case, device: torch.device) -> Step:
 
 def numpyro_svi(case: Case, device: torch.device) -> Step:
     """The port's pair under NumPyro's own SVI and objective, jit with donated state."""
-    jax, numpyro, infer, models = installed(
-        "jax", "numpyro", "numpyro.infer", "ppl_vae.numpyro.models"
+    numpyro, infer, jax, models = installed(
+        "numpyro", "numpyro.infer", "jax", "ppl_vae.numpyro.models"
     )
     assert case.numpyro is not None
     x = jax.numpy.asarray(case.images())

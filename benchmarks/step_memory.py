@@ -1,9 +1,9 @@
 """Peak memory of a training step, compiled against eager.
 
 Weights and Adam's state are there before, and so is, in a compiled step's process, what the
-compiler left behind: what counts is how far a step goes above that. On a CPU it is the resident
-memory at its highest (VmHWM of Linux, set back after the first steps), on a GPU what torch has
-allocated.
+compiler left behind: what counts is how far a step, gradients included, goes above that. On a CPU
+it is the resident memory at its highest (VmHWM of Linux, set back after the first steps), on a GPU
+what torch has allocated.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ from contenders import CONTENDERS, OURS, OURS_EAGER, Step
 from processes import Found, LeftOut, left_out, row
 from speed_cases import CASES as TRAINED
 from speed_cases import EAGER, device_of
+from torch import nn
 
 BAR, STEPS = 1.0, 20
 CASES = {f"memory-{name}": TRAINED[name] for name in ("vae-500", "iwae-50", "m2", "ladder", "sbn")}
@@ -31,7 +32,15 @@ def measure(name: str, contender: str, seconds: float, device: str) -> dict[str,
     step = CONTENDERS[contender](CASES[name], device_of(device))
     for _ in range(3):
         step()
+    forget_gradients()
     return on_a_gpu(step) if device == "cuda" else on_a_cpu(step)
+
+
+def forget_gradients() -> None:
+    """Eager steps keep them until the next one; compiled steps never do."""
+    for found in gc.get_objects():
+        if type(found) is nn.Parameter:
+            found.grad = None
 
 
 def on_a_cpu(step: Step) -> dict[str, float]:

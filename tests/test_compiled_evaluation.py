@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import linear_gaussian as exact
+import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -20,6 +21,7 @@ from ppl_vae.inference import ELBO, Objective, ais, captured, log_likelihood, me
 from ppl_vae.inference.bdmc import bdmc
 from ppl_vae.inference.capture import CannotCapture
 from ppl_vae.inference.captured import WORTH_COMPILING, Captured, chosen, seconds
+from ppl_vae.inference.compare import compare
 from ppl_vae.inference.hmc import CapturedMoves, State, move
 from ppl_vae.inference.objective import PyroObjective
 from ppl_vae.inference.tempered import Tempered, tempered
@@ -165,7 +167,7 @@ def test_bidirectional_monte_carlo(conditions: bool, recorded: list[Any]) -> Non
     assert len(recorded) == 2
 
 
-@pytest.mark.parametrize("name", ["vae", "iwae", "hierarchical-norm", "m2-unlabelled", "vimco"])
+@pytest.mark.parametrize("name", ["vae", "dreg", "hierarchical-norm", "m2-unlabelled", "vimco"])
 def test_losses(name: str, recorded: list[Any]) -> None:
     case = CASE[name]
     model, data = make(case).double(), case.data(0)
@@ -176,6 +178,21 @@ def test_losses(name: str, recorded: list[Any]) -> None:
     )
     assert compiled == pytest.approx(eager, rel=1e-9)
     assert len(recorded) == 2
+    assert "backward" not in recorded[0].code  # no gradients
+
+
+def test_a_comparison(recorded: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured, "WORTH_COMPILING", 0)
+    (x,) = CASE["vae"].data(0)
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 12, "k": 4, "repeats": 2}
+    tables = []
+    for number, compile in ((0, False), (2, "auto")):
+        settings |= {"compile": compile, "progress": False}
+        tables.append(compare(make(CASE["vae"]).double(), [ELBO()], x, x[:7], **settings))
+        assert len(recorded) == number  # a loss and weights
+    plt.close("all")
+    eager, compiled = (table.drop(columns="seconds_per_epoch") for table in tables)
+    np.testing.assert_allclose(compiled, eager, rtol=1e-9)
 
 
 def test_pyros_own_objectives_stay_eager(
