@@ -1,6 +1,7 @@
 """What every script here does with its flags, its errors and its pictures."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,12 @@ def parse(defaults: Mapping[str, T], description: str | None) -> T:
 
 
 def finish(out: Path, table: str, figures: Mapping[str, Figure], models: Mapping[str, Any]) -> None:
-    """Prints the table, writes it, the pictures and the models to `out`, and names the files."""
+    """Prints the table, writes it, the pictures and the models to `out`, and names the files.
+
+    Of several processes (`torchrun`) the first does.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "table.txt"]
     paths[0].write_text(table + "\n")

@@ -64,6 +64,7 @@ class Result:
 def load(settings: DensitySettings) -> Splits:
     """The images, after a check of the flags that nothing else checks."""
     images: Splits = getattr(data, settings.data)(settings.binarisation)
+    check_whole("epochs", settings.epochs, 1)
     check_whole("test_images", settings.test_images, 2)
     check_whole("k", settings.k, 1)
     check_positive("lr", settings.lr)

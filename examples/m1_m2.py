@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from sklearn.svm import SVC
 
 from ppl_vae import data, plots
-from ppl_vae.checks import as_numpy, check_at_least, mean_of
+from ppl_vae.checks import as_numpy, check_at_least, check_whole, mean_of
 from ppl_vae.data import Images, NormalFeatures, Splits, hide_labels
 from ppl_vae.inference import ELBO, ExponentialDecay, History, SemiSupervised, Warmup, fit
 from ppl_vae.models import M1, M1M2, M2, DiagNormalNet, Model
@@ -140,6 +140,7 @@ Results = dict[str, dict[int, list[Result]]]
 
 def main(settings: Settings) -> None:
     check_at_least("splits", settings.splits, 1)
+    check_whole("epochs", settings.epochs, 1)
     check_at_least("joint_epochs", settings.joint_epochs, 0)
     images: Splits = getattr(data, settings.data)(settings.binarisation)
     y = {n: hidden_labels(settings, images.train, n) for n in settings.labels}

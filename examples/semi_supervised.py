@@ -17,7 +17,7 @@ from cli import finish, mean_and_error, run
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
-from ppl_vae.checks import as_numpy, check_at_least
+from ppl_vae.checks import as_numpy, check_at_least, check_whole
 from ppl_vae.data import Images, Splits, digits, hide_labels, mnist
 from ppl_vae.runs import History
 
@@ -134,6 +134,7 @@ class Result:
 
 def main(settings: Settings) -> None:
     check_at_least("splits", settings.splits, 1)
+    check_whole("epochs", settings.epochs, 1)
     images = {"digits": digits, "mnist": mnist}[settings.data](settings.binarisation)
     backend = Backend(settings)
     results: dict[str, list[Result]] = {"labels alone": [], "M2": []}

@@ -139,11 +139,11 @@ def resuming(out: Path | None) -> Iterator[None]:
     """A checkpoint in `out` that lacks something, or has it in another form, is a ValueError."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+    except Exception as why:  # whatever its arrays made numpy, torch or jax say
         raise ValueError(
-            f"out should hold a checkpoint that its run can go on from, {str(out)!r} does not "
-            f"({type(error).__name__}: {error})"
-        ) from error
+            f"out should hold a checkpoint that its run can go on from, {str(out)!r} does not: "
+            f"{type(why).__name__}, {why}"
+        ) from why
 
 
 @contextmanager

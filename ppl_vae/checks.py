@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Integral, Real
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def mean_of(value: Any) -> Any:
 
 def one_draw(data: tuple[Any, ...], seed: int) -> list[Any]:
     """`data` with one draw of what is drawn anew, by the seed: the same in both backends."""
+    check_whole("seed", seed, 0)
     return [x.sample(seed) if drawn_by(x) else x for x in data]
 
 
@@ -129,6 +131,12 @@ def check_order(n: Any) -> None:
         raise ValueError(f"n should be a number above 1, was {n!r}")
 
 
+def check_kind(name: str, value: Any, kind: type | UnionType, called: str) -> None:
+    """`value` is an instance of `kind`, which a user knows as `called`."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} should be {called}, was {_class_of(value)}")
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """`value` is one of the words `choices`."""
     if not (isinstance(value, str) and value in choices):
@@ -193,6 +201,12 @@ def check_arguments(data: tuple[Any, ...], *forms: tuple[str, ...]) -> None:
     if len(data) not in [len(form) for form in forms]:
         wanted = " or ".join(f"({', '.join(form)})" for form in forms)
         raise ValueError(f"data should be {wanted}, had {len(data)} arrays")
+
+
+def _class_of(value: Any) -> str:
+    cls = value if isinstance(value, type) else type(value)
+    name = cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
+    return f"the class {name}" if isinstance(value, type) else name
 
 
 def _kind(value: Any) -> str:

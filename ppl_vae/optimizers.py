@@ -13,6 +13,10 @@ from ppl_vae.arguments import Remembers
 from ppl_vae.checks import check_at_least, check_positive
 
 
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) < 1
+
+
 class Optimizer(Remembers):
     """The settings of a rule; each backend has the rule itself."""
 
@@ -25,7 +29,7 @@ class _OfMoments(Optimizer):
 
     def __post_init__(self) -> None:
         pair = isinstance(self.betas, Sequence) and len(self.betas) == 2
-        if not (pair and all(isinstance(b, Real) and 0 <= b < 1 for b in self.betas)):
+        if not (pair and all(map(_is_factor, self.betas))):
             raise ValueError(f"betas should be two numbers in [0, 1), was {self.betas!r}")
         object.__setattr__(self, "betas", tuple(self.betas))
         check_positive("eps", self.eps)
@@ -137,9 +141,10 @@ class SGD(Optimizer):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.momentum, Real) and 0 <= self.momentum < 1):
+        if not _is_factor(self.momentum):
             raise ValueError(f"momentum should be a number in [0, 1), was {self.momentum!r}")
-        if not isinstance(self.nesterov, bool):
+        nesterov: Any = self.nesterov  # which may be anything
+        if not isinstance(nesterov, bool):
             raise ValueError(f"nesterov should be True or False, was {self.nesterov!r}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("momentum should be above 0 with nesterov, was 0")

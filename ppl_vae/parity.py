@@ -14,11 +14,11 @@ import torch
 from numpyro import handlers
 from pyro.poutine.messenger import Messenger
 
-from ppl_vae.checks import as_numpy, check_whole
+from ppl_vae.checks import as_numpy, check_kind, check_whole
 from ppl_vae.inference import draws as in_pyro
 from ppl_vae.inference.elbo import elbo_of_globals as globals_in_pyro
 from ppl_vae.inference.elbo import elbo_per_datum as bound_in_pyro
-from ppl_vae.models.base import Model
+from ppl_vae.models.base import Model, check_model
 from ppl_vae.models.layers import MLP
 from ppl_vae.numpyro.inference import draws as in_numpyro
 from ppl_vae.numpyro.inference.elbo import elbo_of_globals as globals_in_numpyro
@@ -76,7 +76,10 @@ def assert_parity(
         AssertionError: they differ; it names the site or parameter and the largest difference.
         ValueError: `training` is asked for with dropout, which differs between the backends.
     """
+    check_model(model)
+    check_kind("port", port, Port, "a ppl_vae.numpyro Model")
     check_whole("k", k, 1)
+    model.check(*data)
     if training:
         _check_no_dropout(model)
     settings = {"k": k, "max_plate_nesting": max_plate_nesting}

@@ -1,6 +1,6 @@
 """Whether the arrays of a file are those that it should hold, found before anything is made."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,22 +58,3 @@ def check_sizes(beside: int, found: Mapping[str, np.ndarray], trained: Iterable[
     broken = [name for name in trained if not np.isfinite(found[name]).all()]
     if broken:
         raise ValueError(f"weights should be finite, NaN or infinity is in {_some(broken)}")
-
-
-def check_moments(found: Mapping[str, np.ndarray], shapes: Sequence[Sequence[int]]) -> None:
-    """State of torch's optimizers, by "index.key", is of the parameters that have these shapes.
-
-    A fused step does not look: it would read and write beyond what is too small.
-
-    Raises:
-        ValueError: it is not so.
-    """
-    for name, array in found.items():
-        index, _, key = name.partition(".")
-        if not (index.isdecimal() and index.isascii() and int(index) < len(shapes)):
-            raise ValueError(
-                f"optimizer should have the state of {len(shapes)} parameters, had {name!r}"
-            )
-        shape = () if key == "step" else shapes[int(index)]
-        if array.shape != tuple(shape):
-            raise ValueError(f"optimizer.{name} should have shape {shape}, had {array.shape}")

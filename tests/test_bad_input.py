@@ -1,4 +1,7 @@
-"""One table of what users hand in by mistake: the error names the argument, and what it was."""
+"""One table of what users hand in by mistake: the error names the argument, and what it was.
+
+The rows that both backends share are in `bad_input.py`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,158 +10,59 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bad_input import ROWS, Row, X, needs, of_vae, train
+from example_support import EXAMPLES, Run, refused
+from pyro.infer import Trace_ELBO
 from support import CASE, equal, make, weights
 
-from ppl_vae import ELBO, M2, VAE, Classifier, Model, SemiSupervised, fit
-from ppl_vae.models import MLP, BernoulliNet, DiagNormalNet, StandardNormal
-
-(X,) = CASE["vae"].data(0)
-X_SEMI, Y_SEMI = CASE["m2-semi-supervised"].data(0)
-Y = CASE["classifier"].data(0)[1]
-NAN = np.where(np.arange(6) == 2, np.nan, X).astype(np.float32)
+import ppl_vae.inference
+import ppl_vae.models
+from ppl_vae import Model, fit
 
 
-def train(case: str, data: Any, objective: Any = None, **settings: Any) -> Callable[[], Any]:
-    """A call of `fit` that must fail before it has changed the model."""
+class Pyro:
+    """Pyro as the table sees it."""
 
-    def call() -> None:
-        model = make(CASE[case])
-        before = weights(model)
-        settings.setdefault("epochs", 1)
-        try:
-            fit(model, data, objective, progress=False, **settings)
-        finally:
-            assert equal(weights(model), before)
+    name = "pyro"
+    models = ppl_vae.models
+    inference = ppl_vae.inference
 
-    return call
+    def new(self, cls: str, *arguments: Any) -> Any:
+        return getattr(self.models, cls)(*arguments)
 
+    def make(self, case: str) -> Any:
+        return make(CASE[case])
 
-def semi(y: Any, x: Any = X_SEMI, **settings: Any) -> Callable[[], Any]:
-    return train("m2-semi-supervised", (x, y), SemiSupervised(), **settings)
+    def weights(self, model: Any) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in weights(model).items()}
 
-
-def put(y: np.ndarray, index: int, value: int) -> np.ndarray:
-    changed = y.copy()
-    changed[index] = value
-    return changed
+    def drawn(self, method: str, case: str, *arguments: Any, **more: Any) -> Any:
+        return getattr(self.make(case), method)(*arguments, **more)
 
 
-DATA: dict[str, tuple[Callable[[], Any], str]] = {
-    "x-width": (train("vae", X[:, :5]), r"x should have shape \(n, 6\), had \(24, 5\)"),
-    "x-dimensions": (train("vae", X.reshape(24, 2, 3)), r"x .*\(n, 6\), had \(24, 2, 3\)"),
-    "x-vector": (train("vae", X[0]), r"x should have shape \(n, 6\), had \(6,\)"),
-    "x-uint8": (train("vae", (255 * X).astype(np.uint8)), "x should be .*floating.*was uint8"),
-    "x-bool": (train("vae", X > 0.5), "x should be .*floating.*was bool"),
-    "x-text": (train("vae", X.astype(str)), "x should be .*floating.*was <U"),
-    "x-complex": (train("vae", X + 1j), "x should be .*floating.*was complex"),
-    "x-above-1": (train("vae", 255 * X), r"x should lie in \[0, 1\], lay in \[0, 255\]"),
-    "x-below-0": (train("vae", X - 0.5), r"x should lie in \[0, 1\], lay in \[-0.5, 0.5\]"),
-    "x-nan": (train("vae", NAN), "x should be finite, held NaN"),
-    "x-infinite": (train("vae-gaussian", np.where(X > 0, np.inf, X)), "x should be finite"),
-    "x-nan-labelled": (train("classifier", (NAN, Y)), "x should be finite, held NaN"),
-    "x-nan-semi": (semi(Y_SEMI, NAN), "x should be finite, held NaN"),
-    "x-list": (
-        train("vae", X.tolist()),
-        r"data should be arrays of shape \(n, \.\.\.\), held list",
-    ),
+OF_PYRO: dict[str, Row] = {
     "x-tensor-int": (train("vae", torch.as_tensor(X).int()), "x .*floating.*was int32"),
-    "x-none": (train("vae", None), "data should be arrays of shape .*held NoneType"),
-    "x-empty": (train("vae", X[:0]), "data should hold at least one datum, was empty"),
-    "no-data": (train("vae", ()), "data should be at least one array, was empty"),
-    "too-many": (train("vae", (X, Y)), r"data should be \(x\), had 2 arrays"),
-    "too-many-m2": (train("m2-unlabelled", (X, Y, Y)), r"data should be \(x\) or \(x, y\), had 3"),
-    "lengths": (train("classifier", (X, Y[:5])), r"data .*one length, had the lengths \[24, 5\]"),
-    "lengths-semi": (semi(Y_SEMI[:5]), r"data .*one length, had the lengths \[24, 5\]"),
-    "y-above": (train("classifier", (X, put(Y, 3, 3))), "y should be classes 0 to 2, held 0 to 3"),
-    "y-unlabelled": (train("m2-labelled", (X, Y_SEMI)), "y should be classes 0 to 2, held -1"),
-    "y-floating": (train("classifier", (X, Y / 1.0)), "y should be .*integer.*was float64"),
-    "y-one-hot": (train("classifier", (X, np.eye(3)[Y])), r"y .*\(n,\), had \(24, 3\)"),
-    "y-missing": (train("classifier", X), "site 'y' should be given as data"),
-    "y-below-1": (
-        semi(put(Y_SEMI, 0, -2)),
-        r"y should be classes 0 to 2 or -1 \(unl.*\), held -2 to 2",
+    "precision": (train("vae", X, precision="fp16"), "precision .*fp32.*bf16.*was 'fp16'"),
+    "compile": (train("vae", X, compile="yes"), "compile .*True, False or 'auto', was 'yes'"),
+    "compile-likelihood": (
+        of_vae("log_likelihood", compile="yes"),
+        "compile .*True, False or 'auto', was 'yes'",
     ),
-    "y-too-large": (semi(put(Y_SEMI, 0, 7)), r"y should be classes 0 to 2 .*, held -1 to 7"),
-    "y-class-missing": (semi(np.where(Y_SEMI == 1, -1, Y_SEMI)), r"y .*every class, .*\[1\]"),
-    "y-none-known": (semi(np.full(24, -1)), r"y .*every class, had none of \[0, 1, 2\]"),
-    "y-semi-missing": (
-        train("m2-unlabelled", X, SemiSupervised()),
-        "data should be .* labels y, had 1 array",
-    ),
-    "y-semi-floating": (semi(Y_SEMI / 1.0), "y.* should be .*integer.*was float64"),
-    "y-semi-one-hot": (semi(np.eye(3)[Y]), r"y.* should have shape \(n,\), had \(24, 3\)"),
-    "semi-of-vae": (train("vae", (X, Y_SEMI), SemiSupervised()), "model should .*n_classes.*VAE"),
-    "validation-width": (train("vae", X, validation=X[:, :5]), r"x .*\(n, 6\), had \(24, 5\)"),
-    "validation-nan": (train("vae", X, validation=NAN), "x should be finite"),
-}
-
-SETTINGS: dict[str, tuple[Callable[[], Any], str]] = {
-    "epochs-0": (train("vae", X, epochs=0), "epochs should be .* at least 1, was 0"),
-    "epochs-half": (train("vae", X, epochs=1.5), "epochs should be a whole number.*was 1.5"),
-    "epochs-text": (train("vae", X, epochs="3"), "epochs should be a whole number.*was '3'"),
-    "batch_size-0": (train("vae", X, batch_size=0), "batch_size should be .*at least 1, was 0"),
-    "batch_size-half": (train("vae", X, batch_size=2.5), "batch_size .*whole number.*was 2.5"),
-    "lr-0": (train("vae", X, lr=0.0), "lr should be a positive number, was 0.0"),
-    "lr-negative": (train("vae", X, lr=-1e-3), "lr should be a positive number, was -0.001"),
-    "lr-nan": (train("vae", X, lr=float("nan")), "lr should be a positive number, was nan"),
-    "lr-text": (train("vae", X, lr="0.1"), "lr should be a positive number, was '0.1'"),
-    "seed-text": (train("vae", X, seed="a"), "seed should be a whole number.*was 'a'"),
-    "seed-negative": (train("vae", X, seed=-1), "seed should be a whole number.*was -1"),
-    "device-nonsense": (train("vae", X, device="gpu"), "device .*auto, cpu or cuda, was 'gpu'"),
-    "device-none": (train("vae", X, device=None), "device .*auto, cpu or cuda, was None"),
-    "objective-name": (train("vae", X, "ELBO"), "objective should be .*was str"),
-    "objective-class": (train("vae", X, ELBO), "objective should be .*was .*ELBO"),
-    "resume-without-out": (train("vae", X, resume=True), "out should be the folder .*was None"),
-    "k-0": (lambda: ELBO(k=0), "k should be .*at least 1, was 0"),
-    "k-half": (lambda: ELBO(k=2.5), "k should be a whole number.*was 2.5"),
-    "nesting-0": (lambda: ELBO(max_plate_nesting=0), "max_plate_nesting .*at least 1, was 0"),
-    "alpha-negative": (lambda: SemiSupervised(-1.0), "alpha should be at least 0, was -1.0"),
-    "alpha-nan": (lambda: SemiSupervised(float("nan")), "alpha should be at least 0, was nan"),
-    "alpha-infinite": (lambda: SemiSupervised(float("inf")), "alpha should be finite, was inf"),
-    "beta-infinite": (lambda: ELBO(beta=float("inf")), "beta should be finite, was inf"),
-    "free-bits-infinite": (lambda: ELBO(free_bits=float("inf")), "free_bits should be finite"),
-    "alpha-text": (lambda: SemiSupervised("1"), "alpha should be at least 0, was '1'"),
-    "fraction": (
-        lambda: SemiSupervised(labelled_fraction=2),
-        r"labelled_fraction .*\[0, 1\], was 2",
-    ),
-    "per-batch-0": (lambda: SemiSupervised(labelled_per_batch=0), "labelled_per_batch .*1, was 0"),
-}
-
-MODELS: dict[str, tuple[Callable[[], Any], str]] = {
-    "activation": (lambda: MLP(3, (4,), "cubic"), "activation should be one of .*was 'cubic'"),
-    "hidden-0": (lambda: VAE(6, 2, (4, 0)), "hidden should be .*at least 1, was 0"),
-    "hidden-number": (lambda: VAE(6, 2, 4), "hidden should be .*sizes.*was 4"),
-    "hidden-half": (lambda: VAE(6, 2, (2.5,)), "hidden should be a whole number.*was 2.5"),
-    "hidden-empty-m2": (lambda: M2(6, 3, 2, ()), "hidden should name a layer to join 2 inputs"),
-    "x_dim-0": (lambda: VAE(0, 2, (4,)), "dims? should be .*at least 1, was 0"),
-    "z_dim-0": (lambda: VAE(6, 0, (4,)), "z_dim should be .*at least 1, was 0"),
-    "out_dim-0": (lambda: DiagNormalNet(6, 0, (4,)), "out_dim should be .*at least 1, was 0"),
-    "out_dim-0-bernoulli": (lambda: BernoulliNet(6, 0, (4,)), "out_dim should .*1, was 0"),
-    "z_dim-negative": (lambda: StandardNormal(-3), "z_dim should be .*at least 1, was -3"),
-    "n_classes-1": (lambda: M2(6, 1, 2, (4,)), "n_classes should be .*at least 2, was 1"),
-    "n_classes-1-classifier": (lambda: Classifier(6, 1, (4,)), "n_classes .*at least 2, was 1"),
-    "sample-0": (lambda: make(CASE["vae"]).sample(0), "n should be .*at least 1, was 0"),
-    "sample-half": (lambda: make(CASE["vae"]).sample(2.5), "n should be a whole number.*was 2.5"),
-    "reconstruct": (
-        lambda: make(CASE["vae"]).reconstruct(X[:, 1:]),
-        r"x .*\(n, 6\), had \(24, 5\)",
-    ),
-    "reconstruct-site": (lambda: make(CASE["vae"]).reconstruct(X, site="w"), "site .*'w'"),
-    "predict": (
-        lambda: make(CASE["m2-labelled"]).predict(X[:, 1:]),
-        r"x .*\(n, 6\), had \(24, 5\)",
+    "device-type": (train("vae", X, device=1.5), "device .*auto, cpu or cuda, was 1.5"),
+    "objective-of-pyro": (
+        of_vae("mean_loss", Trace_ELBO()),
+        r"objective should be a ppl_vae objective, was pyro\..*\.Trace_ELBO",
     ),
 }
 
-ROWS = {**DATA, **SETTINGS, **MODELS}
 
-
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [*ROWS, *OF_PYRO])
 def test_one_value_error_that_names_the_argument(name: str) -> None:
-    call, words = ROWS[name]
+    for package in needs(name):
+        pytest.importorskip(package)
+    call, words = {**ROWS, **OF_PYRO}[name]
     with pytest.raises(ValueError, match=words) as caught:
-        call()
+        call(Pyro())
     assert "\n" not in str(caught.value)
 
 
@@ -166,7 +70,41 @@ def test_one_value_error_that_names_the_argument(name: str) -> None:
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
 def test_cuda_where_there_is_none(device: Any) -> None:
     with pytest.raises(ValueError, match=r"device should be .*was .*cuda.*no CUDA device"):
-        train("vae", X, device=device)()
+        train("vae", X, device=device)(Pyro())
+
+
+def test_arguments_that_there_are_not() -> None:
+    with pytest.raises(TypeError, match=r"missing 1 required .* 'epochs'"):
+        fit(make(CASE["vae"]), X)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+        fit(make(CASE["vae"]), X, epochs=1, epoch=3)  # type: ignore[call-arg]
+
+
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if "run(main, " in path.read_text())
+FLAGS = {
+    "unknown": ("--epoch-number 3", "epoch-number"),
+    "no number": ("--epochs few", "invalid"),
+    "out of range": ("--epochs 0", "epochs should be a whole number of at least 1, was 0"),
+    "unknown data": ("--data cifar", "invalid choice 'cifar'"),
+    "a file as a folder": (f"--out {__file__}/here", "Not a directory"),
+}
+
+
+def test_every_script_has_flags() -> None:
+    assert len(SCRIPTS) == len([*EXAMPLES.glob("*.py")]) - 2  # without cli.py and density.py
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_of_every_script(name: str, script: str, run_example: Run, tmp_path: Path) -> None:
+    flags, message = FLAGS[name]
+    done = run_example(script, *flags.split())
+    refused(done, message)
+    assert done.out == ""
+    assert not [*tmp_path.iterdir()]  # nothing was trained before the flag was looked at
+    if "should" in message or "folder" in name:
+        assert done.err.startswith(f"{script}: error: ")
+        assert done.err.count("\n") == 1
 
 
 def written(path: Path) -> bytes:

@@ -71,15 +71,6 @@ def test_other_weights_are_refused(change, says):
         port.with_weights(weights)
 
 
-def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="activation should be one of"):
-        ports.MLP(2, (3,), "sine", key=key())
-    with pytest.raises(ValueError, match="hidden should be a whole number of at least 1, was 0"):
-        ports.VAE(hidden=(0,), key=key())
-    with pytest.raises(ValueError, match="hidden should name a layer to join 2 inputs"):
-        ports.MLP((2, 2), (), key=key())
-
-
 def test_predictions_agree():
     part = Part("M2", {"x_dim": 6, "n_classes": 3, "z_dim": 2, "hidden": (5,)})
     model, port = make_pair(part)
@@ -123,8 +114,6 @@ def test_samples_and_reconstructions():
     x = np.ones((7, 6), np.float32)
     assert np.array_equal(port.reconstruct(x, key=key(2)), port.reconstruct(x, key=key(2)))
     assert ((port.reconstruct(x, key=key(2)) > 0) & (port.reconstruct(x, key=key(2)) < 1)).all()
-    with pytest.raises(ValueError, match="n should be a whole number of at least 1"):
-        port.sample(0, key=key())
 
 
 def test_concat_linear_is_a_linear_of_the_concatenation():

@@ -204,8 +204,27 @@ def test_inner_plates_and_global_sites():
     for k in (1, 3):
         loss = ELBO(k=k, max_plate_nesting=2).loss(key(), {}, model, guide, x)
         np.testing.assert_allclose(loss, -expected, rtol=1e-6)
-    with pytest.raises(ValueError, match="max_plate_nesting should be at least 2 for the plate"):
-        ELBO().loss(key(), {}, model, guide, x)
+    says = "max_plate_nesting should be at least 2 for the plate 'inner' at dim -2, was 1"
+    for k in (1, 3):
+        with pytest.raises(ValueError, match=says):
+            ELBO(k=k).loss(key(), {}, model, guide, x)
+
+
+def test_plates_that_collide_are_named():
+    def model(x):
+        plate = numpyro.plate
+        with plate("data", 3), plate("one", 2, dim=-2), plate("two", 2, dim=-2):
+            numpyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    says = r"plate 'two' should have a dim of its own, was at dim -2 with \['one'\]"
+    with pytest.raises(ValueError, match=says):
+        ELBO(max_plate_nesting=2).loss(key(), {}, model, lambda x: None, X)
+
+    def asserting(x):
+        assert len(x) == 0
+
+    with pytest.raises(AssertionError):  # a user's own
+        ELBO().loss(key(), {}, asserting, lambda x: None, X)
 
 
 def test_analytic_kl_is_refused_in_pyros_words():

@@ -26,35 +26,33 @@ def found(tmp_path_factory):
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
         "PYTHONWARNINGS": "error::UserWarning",
     }
-    command = [sys.executable, str(TESTS / "numpyro_sharding.py"), str(tmp_path_factory.mktemp("x"))]
-    done = subprocess.run(command, env=given, capture_output=True, text=True, cwd=TESTS)
+    script, out = str(TESTS / "numpyro_sharding.py"), str(tmp_path_factory.mktemp("runs"))
+    done = subprocess.run(
+        [sys.executable, script, out], env=given, capture_output=True, text=True, cwd=TESTS
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", ["vae", "in turns", "batch norm", "m2"])
-@pytest.mark.parametrize("devices", ["2", "4"])
-def test_the_run_is_the_same(found, case, devices):
-    """Losses and weights in double precision; the last batch of an epoch is smaller."""
-    for largest_difference in found[case][devices]:
-        assert largest_difference < 1e-9
-    assert found[case]["moved"] > 1e-3
+@pytest.mark.parametrize("case", ["four, then two", "in turns", "batch norm"])
+def test_the_run_is_the_same(found, case):
+    """In double precision. The last batch may be smaller, and runs go on with another mesh."""
+    assert found["differences"][case]["loss"] < 1e-9
+    assert found["differences"][case]["weights"] < 1e-9
+    assert found["differences"]["moved"] > 1e-2
 
 
-def test_the_work_is_shared(found):
-    """Each device does a part of the floating point operations."""
-    whole, of_two, of_four = (found["operations"][n] for n in ("1", "2", "4"))
-    assert of_two < 0.7 * whole
-    assert of_four < 0.45 * whole
-
-
-def test_a_run_goes_on_with_another_mesh(found):
-    assert found["resumed"] < 1e-9
+def test_the_checkpoint_knows_no_mesh(found):
     assert found["same checkpoint"] is True
 
 
+def test_the_work_is_shared(found):
+    """Each device does its part of the floating point operations; the update is not shared."""
+    assert found["operations"]["4"] < 0.35 * found["operations"]["1"]
+
+
 def test_a_fault_is_found_on_a_mesh(found):
-    assert "batch 1 of 3; first site at fault: 'x', whose" in found["fault"]
+    assert "batch 1 of 3; first site at fault: 'z', whose loc is NaN" in found["fault"]
 
 
 @pytest.mark.parametrize(

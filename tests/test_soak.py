@@ -7,19 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppl_vae import files
-from ppl_vae.checkpoints import CHECKPOINT
-from ppl_vae.metrics import METRICS
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))  # where scripts find others
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))  # where scripts find others
 
 import soak
 import soak_runs
 
+from ppl_vae import files
+from ppl_vae.checkpoints import CHECKPOINT
+from ppl_vae.metrics import METRICS
+
 
 def run_soak(*words: str) -> str:
-    command = [sys.executable, str(BENCHMARKS / "soak.py"), *words]
+    command = [sys.executable, soak.__file__, *words]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout

@@ -228,7 +228,7 @@ class Careless(Model):
 
     def __init__(self, what: str) -> None:
         super().__init__()
-        self.x_dim, self.what = 2, what
+        self.x_dim, self.what, self.calls = 2, what, 0
         self.loc, self.prior = torch.nn.Parameter(torch.zeros(2)), StandardNormal(2)
         self.outside = torch.ones(2)
 
@@ -238,6 +238,9 @@ class Careless(Model):
             scale = 2.0
         if self.what == "item":
             scale = 1.0 + x.abs().max().item()
+        if self.what == "counts":
+            self.calls += 1
+            scale = 1.0 + self.calls
         if self.what == "python":
             scale = 1.0 + random.random()
         if self.what == "numpy":
@@ -257,6 +260,7 @@ REFUSED = {
     "item": r"dist.Normal\(loc, scale\)",
     "python": "draws from Python's or NumPy's random numbers",
     "numpy": "draws from Python's or NumPy's random numbers",
+    "counts": "the program changes 'calls' of its Careless, which a graph would freeze",
     "outside": "loc = z . self.outside",
 }
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.inference.across import sum_of_batch
 from ppl_vae.inference.draws import Draws, Site, per_datum
 from ppl_vae.inference.kl import same
 from ppl_vae.models.layers import MLP, Network
@@ -65,15 +66,19 @@ class Centring:
         return self.scale * self._expected()
 
     def error(self, signal: Tensor) -> Tensor:
-        """The squared signal that remains, averaged over particles and summed over the data."""
-        remains = signal / self.scale - self._expected()
-        return (self.scale * self.counted * remains**2).mean(-2).sum()
+        """0, with the gradient of the squared signal that remains, summed over the data.
+
+        It is averaged over particles. The square itself, which is not reported, may overflow.
+        """
+        remains = (signal / self.scale - self._expected()).detach()
+        change = self.predicted - self.predicted.detach()
+        return -2 * (self.scale * self.counted * remains * change).mean(-2).sum()
 
     def next_average(self, signal: Tensor) -> Tensor:
         """c for the step after this one; a masked datum does not move it."""
         old = self.average
-        total = (self.scale * self.counted).expand_as(signal).sum()
-        mean = (self.counted * signal).sum() / total
+        total = sum_of_batch((self.scale * self.counted).expand_as(signal).sum())
+        mean = sum_of_batch((self.counted * signal).sum()) / total
         new = torch.where(old.isnan(), mean, DECAY * old + (1 - DECAY) * mean)
         return torch.where(total > 0, new, old).to(old)
 

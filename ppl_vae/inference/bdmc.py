@@ -20,7 +20,7 @@ from ppl_vae.inference.draws import Program
 from ppl_vae.inference.hmc import CapturedMoves
 from ppl_vae.inference.step import Compile
 from ppl_vae.inference.tempered import Tempered
-from ppl_vae.models.base import Model, evaluating
+from ppl_vae.models.base import Model, check_model, evaluating
 
 
 def bdmc(
@@ -69,6 +69,8 @@ def bdmc(
     """
     annealing = Annealing(chains, temperatures, leapfrog_steps, adaptation)
     check_whole("batch_size", batch_size, 1)
+    check_whole("seed", seed, 0)
+    check_model(model)
     batches = Batches(_arguments(model, data, seed), model.device, next(model.parameters()).dtype)
     runs = -(-len(batches) // batch_size) * runs_of(annealing, measured=2)
     compile = chosen(compile, model, runs, chains * min(batch_size, len(batches)))

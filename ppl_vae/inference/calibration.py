@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ppl_vae.checks import check_whole
 from ppl_vae.inference import random_state
 from ppl_vae.inference.latents import TrainedPair
 from ppl_vae.measures import calibration as measures
 from ppl_vae.measures.calibration import Calibration
-from ppl_vae.models.base import Model
+from ppl_vae.models.base import Model, check_model
 
 
 def calibration(
@@ -58,6 +59,8 @@ def calibration(
             named as an argument of the model, or an argument is not such.
     """
     measures.check_calibration(n, k, bins)
+    check_whole("seed", seed, 0)
+    check_model(model)
 
     def simulate(given: list[Any]) -> Mapping[str, Any]:
         with random_state.isolated(seed, model.device):

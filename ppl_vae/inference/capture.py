@@ -30,6 +30,7 @@ class Slots:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         parts = list(dict.fromkeys(part for module in modules for part in module.modules()))
+        self.parts = parts
         self.places: list[tuple[dict[str, Tensor | None], str, int]] = []
         found: dict[int, int] = {}
         self.tensors: list[Tensor] = []
@@ -59,7 +60,12 @@ class Slots:
 
     @contextmanager
     def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """The modules have these tensors; what they write to buffers is written to them."""
+        """The modules have these tensors; what they write to buffers is written to them.
+
+        Raises:
+            CannotCapture: meanwhile a module counted something: a graph would not.
+        """
+        before = self._numbers()
         try:
             for held, name, number in self.places:
                 held[name] = tensors[number]
@@ -69,9 +75,24 @@ class Slots:
                 if new is not None and new is not tensors[number]:  # a buffer that was replaced
                     with torch.no_grad():
                         tensors[number].copy_(new)
+            for (part, name), value in self._numbers().items():
+                if before.get((part, name), value) != value:
+                    raise CannotCapture(
+                        f"the program changes {name!r} of its {type(part).__name__}, which a "
+                        "graph would freeze"
+                    )
         finally:
             for held, name, number in self.places:
                 held[name] = self.tensors[number]
+
+    def _numbers(self) -> dict[tuple[nn.Module, str], Any]:
+        """The modules' attributes that are plain values."""
+        return {
+            (part, name): value
+            for part in self.parts
+            for name, value in vars(part).items()
+            if isinstance(value, bool | int | float | str)
+        }
 
 
 def record(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:
@@ -86,6 +107,8 @@ def record(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule
         # In "fake" mode tensors have no values, so that none can be looked at and frozen.
         with torch.enable_grad(), pyro.validation_enabled(False):
             graph = make_fx(function, tracing_mode="fake")(*inputs)
+    except CannotCapture:
+        raise
     except Exception as error:
         raise CannotCapture(_reason(error)) from error
     if _foreign_random_state() != before:

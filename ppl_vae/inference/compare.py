@@ -14,10 +14,11 @@ from ppl_vae.inference.evaluate import mean_loss
 from ppl_vae.inference.fit import fit
 from ppl_vae.inference.gradients import gradient_stats
 from ppl_vae.inference.log_likelihood import log_likelihood
-from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.objective import Objective, check_objective
 from ppl_vae.inference.step import Compile
 from ppl_vae.measures.comparison import Objectives, Row, by_name, compared, row
-from ppl_vae.models.base import Model
+from ppl_vae.measures.gradients import check_repeats
+from ppl_vae.models.base import Model, check_model
 from ppl_vae.runs import History
 from ppl_vae.schedules import Schedule
 
@@ -77,9 +78,13 @@ def compare(
             the data plate.
         ImportError: pandas is not installed.
     """
-    named = {name: copy.deepcopy(given) for name, given in by_name(objectives).items()}
+    named = copy.deepcopy(by_name(objectives, check_objective))
+    check_model(model)
     check_whole("batch_size", batch_size, 1)
+    check_whole("k", k, 1)
+    check_repeats(repeats)
     arrays = tuple(one_draw(as_tuple(test), seed))
+    model.check(*arrays)
     batch = tuple(part[:batch_size] for part in arrays)
     # What cannot be compiled when training is over should not cost its result.
     measured: Compile = False if compile is False else "auto"

@@ -14,6 +14,8 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ppl_vae.checks import check_whole
+
 Program: TypeAlias = Callable[..., Any]
 
 
@@ -92,6 +94,8 @@ def draw(
             left than `max_plate_nesting`, plates of several sizes lie at dimension -1, two sites
             are enumerated along one dimension (`pyro.markov`), or one inside an inner plate.
     """
+    check_whole("k", k, 1)
+    check_whole("max_plate_nesting", max_plate_nesting, 1)
     particle_dim = -1 - max_plate_nesting
     if k > 1:
         particles = plate("particles", k, dim=particle_dim)

@@ -140,8 +140,7 @@ class ELBO(Objective):
             average = self._state["baseline"]
             centre = centring(draws, self.baseline, average, *data, **nesting, **kwargs)
             signal = terms.signal()
-            error = centre.error(signal)  # its gradient, and not its value
-            loss = loss - terms.bound(centre.baseline).sum() + (error - error.detach())
+            loss = loss - terms.bound(centre.baseline).sum() + centre.error(signal)
             state = {"baseline": centre.next_average(signal)}
         if free_bits.nats > 0:
             settings = {"analytic_kl": self.analytic_kl, **nesting}

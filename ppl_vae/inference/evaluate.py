@@ -12,9 +12,9 @@ from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.captured import Captured, chosen
 from ppl_vae.inference.draws import draw
 from ppl_vae.inference.elbo import ELBO
-from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.objective import Objective, check_objective
 from ppl_vae.inference.step import Compile
-from ppl_vae.models.base import Model, evaluating
+from ppl_vae.models.base import Model, check_model, evaluating
 
 
 def mean_loss(
@@ -41,7 +41,9 @@ def mean_loss(
         ValueError: the data are not the model's; with `compile=True`, what prevents compiling.
     """
     check_whole("batch_size", batch_size, 1)
-    objective = ELBO() if objective is None else objective.measured()
+    objective = ELBO() if objective is None else objective
+    check_objective("objective", objective)
+    objective = objective.measured()
     arrays = one_draw(as_tuple(data), seed)
     objective.check(model, *arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
@@ -86,6 +88,7 @@ def kl_per_site(
         ValueError: there is no latent site, or one is enumerated or lies outside the data plate.
     """
     check_whole("batch_size", batch_size, 1)
+    check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)

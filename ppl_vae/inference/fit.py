@@ -1,16 +1,17 @@
 """Training of a model/guide pair: epochs, progress, metrics, checkpoints, resume."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 
-from ppl_vae.checkpoints import Checkpoint, locked, remove, resuming
+from ppl_vae.checkpoints import locked, remove, resuming
 from ppl_vae.checks import check_positive, check_whole
 from ppl_vae.faults import check_on_nan
-from ppl_vae.inference import random_state
+from ppl_vae.inference import random_state, torchrun
 from ppl_vae.inference.batches import as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.epochs import Epoch
@@ -24,7 +25,7 @@ from ppl_vae.metrics import Metrics
 from ppl_vae.models.base import Model, evaluating
 from ppl_vae.optimizers import ADAM, Optimizer, check_stepping
 from ppl_vae.progress import Progress
-from ppl_vae.runs import History, describe_run, plain
+from ppl_vae.runs import History, describe_run, fingerprint, plain
 from ppl_vae.schedules import Schedule
 
 COMPILING = 15.0
@@ -119,7 +120,8 @@ def fit(
     check_on_nan(on_nan)
     arrays = as_tuple(data)
     given = _as_objective(objective)
-    found = find_device(device)
+    processes = torchrun.join(find_device(device))
+    found = processes.device
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
         given.check(model, *as_tuple(validation))
@@ -137,32 +139,45 @@ def fit(
         lr=lr,
         compile=chosen,
         stops=on_nan != "skip",
+        processes=processes,
         **how,
     )
     folder = None if out is None else Path(out)
     settings = {"batch_size": batch_size, "lr": lr, "compile": compile}
     settings = {name: plain(value) for name, value in {**settings, **how, "seed": seed}.items()}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
-    with locked(folder), random_state.isolated(seed, found), deferred() as interrupt:
-        checkpoint = Checkpoint.find(folder, run, epochs) if resume else None
+    if processes.several:
+        processes.check_same("data", fingerprint(arrays))
+        processes.check_same("settings", {**settings, "epochs": epochs})
+    kept = folder if processes.first else None
+    with locked(kept), random_state.isolated(seed, found), deferred() as noted:
+        interrupt = torchrun.Together(noted, processes) if processes.several else noted
+        find = partial(torchrun.find_checkpoint, folder, run, epochs, resume)
+        checkpoint = processes.of_first(find)
         done = 0 if checkpoint is None else checkpoint.epoch
         trainer.seed(seed)
         with resuming(folder):
             trainer.start(checkpoint)
         if checkpoint is None:
-            remove(folder)
-        metrics = Metrics(folder, done)
-        with Progress(label or type(model).__name__, epochs, done, progress) as bar:
+            remove(kept)
+        metrics = processes.of_first(partial(Metrics, folder, done))
+        if not processes.first:
+            metrics.path = None
+        shown = progress and processes.first
+        with Progress(label or type(model).__name__, epochs, done, shown) as bar:
             if chosen == "auto":
                 bar.say(f"steps are compiled first, which saves {saved:.0f} s or so")
             for epoch in range(done + 1, epochs + 1):
-                one = Epoch(trainer, epoch, folder, on_nan, seed)
+                one = Epoch(trainer, epoch, kept, on_nan, seed)
                 one.train(bar, interrupt)
                 if one.trained:
-                    metrics.append(one.row(lambda: _validate(model, given, validation, found)))
+                    metrics.append(
+                        one.row(lambda: _validate(model, given, validation, found, compile))
+                    )
                     bar.epoch(metrics.rows[-1])
-                if folder is not None:
-                    trainer.checkpoint(run, one.done).save(folder)
+                if kept is not None:
+                    trainer.checkpoint(run, one.done).save(kept)
+                processes.wait()
                 if interrupt.asked and one.done < epochs:
                     interrupt.stop(one.farewell())
     return History(model, metrics.rows, folder)
@@ -180,12 +195,13 @@ def _as_objective(objective: PyroELBO | None) -> Objective:
 
 
 def _validate(
-    model: Model, objective: Objective, validation: Any, device: torch.device
+    model: Model, objective: Objective, validation: Any, device: torch.device, compile: Compile
 ) -> dict[str, float]:
     """The numbers to report after an epoch, which cost the run none of its random numbers."""
     if validation is None:
         return {}
     if not callable(validation):
-        return {"validation_loss": mean_loss(model, validation, objective)}
+        wanted: Compile = compile and "auto"  # some losses that are trained on cannot be one graph
+        return {"validation_loss": mean_loss(model, validation, objective, compile=wanted)}
     with evaluating(model), random_state.isolated(0, device), torch.no_grad():
         return {name: float(value) for name, value in validation(model).items()}

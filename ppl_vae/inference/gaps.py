@@ -28,7 +28,7 @@ from ppl_vae.measures.gaps import (
     check_guide,
     highest,
 )
-from ppl_vae.models.base import Model, evaluating
+from ppl_vae.models.base import Model, check_model, evaluating
 
 Family: TypeAlias = Literal["gaussian", "full", "flow"]
 
@@ -124,6 +124,7 @@ def gaps(
         "adaptation": adaptation,
     }
     Annealing(**annealing)  # checks them, before all the work
+    check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
@@ -194,17 +195,9 @@ class _Batch:
 
     def _target(self, chains: int) -> Tempered:
         if chains not in self.targets:
-            self.targets[chains] = self._new_target(chains)
+            settings = {"chains": chains, "max_plate_nesting": self.nesting}
+            self.targets[chains] = Tempered(self.pair.model, *self.data, **settings)
         return self.targets[chains]
-
-    def _new_target(self, chains: int) -> Tempered:
-        try:
-            return Tempered(
-                self.pair.model, *self.data, chains=chains, max_plate_nesting=self.nesting
-            )
-        except ValueError as error:
-            # The way out that it names is one of `log_likelihood`.
-            raise ValueError(str(error).removesuffix(": use method='iw'")) from error
 
 
 def _log_joint(target: Tempered, u: Tensor) -> Tensor:

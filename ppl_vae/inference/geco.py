@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.checks import check_fraction, check_positive
+from ppl_vae.inference.across import mean_of_batch
 from ppl_vae.inference.draws import Draws, Program, draw
 from ppl_vae.inference.objective import Objective
 
@@ -110,7 +111,7 @@ class GECO(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         reconstruction, kl = self.per_datum(model, guide, *data, **kwargs)
         loss = (reconstruction + self._state["beta"].to(kl.device) * kl).sum()
-        return loss, self._next(reconstruction.detach().mean())
+        return loss, self._next(mean_of_batch(reconstruction.detach()))
 
     def _next(self, reconstruction: Tensor) -> dict[str, Tensor]:
         """The numbers after a step with this mean of C in its batch."""

@@ -7,10 +7,10 @@ import numpy as np
 import pyro
 import torch
 
-from ppl_vae.checks import as_numpy, one_draw
+from ppl_vae.checks import as_numpy, check_kind, one_draw
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
-from ppl_vae.inference.objective import Objective
+from ppl_vae.inference.objective import Objective, check_objective
 from ppl_vae.measures.gradients import Moments, check_repeats, statistics
 from ppl_vae.models.base import Model, keeping_buffers
 
@@ -63,6 +63,8 @@ def gradient_stats(
             parameters.
         ImportError: pandas is not installed.
     """
+    check_objective("objective", objective)
+    check_kind("truth", truth, Objective | Mapping | None, "an objective or gradients by name")
     check_repeats(repeats)
     found = Moments(_estimates(objective, model, batch, repeats, seed))
     if isinstance(truth, Objective):

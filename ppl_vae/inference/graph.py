@@ -52,7 +52,7 @@ class Graph:
         held, example = given[: -len(batch)], given[-len(batch) :]
         run = compiled(record(self._step, inputs), inputs)
         self.run: Function = partial(run, *held)
-        if device.type == "cuda":
+        if device.type == "cuda" and not step.processes.several:
             with of_products(step.precision):
                 self.run = replayed(run, held, example)
 
@@ -94,9 +94,10 @@ class Graph:
         moving = [buffer.clone() for buffer in buffers]
         tensors = [*given[: len(given) - len(buffers)], *moving]
         with self.slots.holding(tensors):
-            loss, new = step.loss_at(epoch, state, data)
+            loss, new = step.loss_at(epoch, state, data, step.processes)
         own = [tensors[number] for number in self.trained]
-        grads = torch.autograd.grad(loss, own, allow_unused=True)
+        here = torch.autograd.grad(loss, own, allow_unused=True)
+        loss, grads = step.processes.added(loss, here, own)
         with torch.no_grad():
             changes = [(state[name], value) for name, value in new.items()]
             changes += zip(buffers, moving, strict=True)

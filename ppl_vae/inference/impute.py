@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ppl_vae.checks import as_numpy, check_mask, check_whole
 from ppl_vae.inference import random_state
-from ppl_vae.models.base import Model, evaluating
+from ppl_vae.models.base import Model, check_model, evaluating
 
 
 def impute(model: Model, x: Any, observed: Any, *, steps: int = 100, seed: int = 0) -> Tensor:
@@ -35,6 +35,8 @@ def impute(model: Model, x: Any, observed: Any, *, steps: int = 100, seed: int =
         ValueError: x or observed are not what they should be.
     """
     check_whole("steps", steps, 1)
+    check_whole("seed", seed, 0)
+    check_model(model)
     model.check(x)
     check_mask("observed", observed, x.shape[1])
     if len(observed) != len(x):

@@ -4,11 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    OneHotCategorical,
+    kl_divergence,
+)
 
 from ppl_vae.free_bits import FreeBits
+from ppl_vae.inference.across import mean_of_batch
 from ppl_vae.inference.draws import Draws, Site, per_datum
 
 
@@ -33,9 +42,9 @@ def lacking(
         if free_bits.per == "unit":
             kl = _of_units(site, draws, analytic_kl, max_plate_nesting)
         elif analytic_kl:
-            kl = closed_kl(site, draws, max_plate_nesting).mean()
+            kl = mean_of_batch(closed_kl(site, draws, max_plate_nesting))
         else:
-            kl = (site.log_prob - draws.model[site.name].log_prob).mean()
+            kl = mean_of_batch(site.log_prob - draws.model[site.name].log_prob)
         total = total + site.log_prob.shape[-1] * (free_bits.nats - kl).clamp(min=0).sum()
     return total
 
@@ -73,7 +82,7 @@ def _of_units(site: Site, draws: Draws, analytic_kl: bool, max_plate_nesting: in
         kl = q.log_prob(site.value) - p.log_prob(site.value)
     data = -1 - len(site.fn.event_shape)
     particles = range(-kl.dim(), data - max_plate_nesting + 1)
-    return kl.mean((*particles, data))
+    return mean_of_batch(kl, (*particles, data))
 
 
 def _univariate(name: str, fn: Distribution) -> Distribution:
@@ -90,6 +99,9 @@ def _univariate(name: str, fn: Distribution) -> Distribution:
 
 
 def _divergence(name: str, q: Distribution, p: Distribution) -> Tensor:
+    of_logits = _of_logits(q, p)
+    if of_logits is not None:
+        return of_logits
     try:
         kl: Tensor = kl_divergence(q, p)
     except NotImplementedError as error:
@@ -98,6 +110,26 @@ def _divergence(name: str, q: Distribution, p: Distribution) -> Tensor:
             f"KL({type(q).__name__} || {type(p).__name__})"
         ) from error
     return kl
+
+
+def _of_logits(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q || p) of discrete distributions, None of others.
+
+    torch's own is infinite where a probability is 0 in floating point, though its log is finite.
+    """
+    if isinstance(q, Independent) and isinstance(p, Independent):
+        dims = q.reinterpreted_batch_ndims
+        kl = _of_logits(q.base_dist, p.base_dist) if dims == p.reinterpreted_batch_ndims else None
+        return None if kl is None else kl.sum(tuple(range(-dims, 0))) if dims else kl
+    if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
+        ones = F.logsigmoid(q.logits) - F.logsigmoid(p.logits)
+        zeros = F.logsigmoid(-q.logits) - F.logsigmoid(-p.logits)
+        return q.probs * ones + torch.sigmoid(-q.logits) * zeros
+    kinds = Categorical, OneHotCategorical
+    if any(isinstance(q, kind) and isinstance(p, kind) for kind in kinds):
+        terms: Tensor = q.probs * (q.logits - p.logits)  # type: ignore[attr-defined]
+        return terms.masked_fill(q.probs == 0, 0.0).sum(-1)  # type: ignore[attr-defined]
+    return None
 
 
 def same(a: Any, b: Any) -> bool:

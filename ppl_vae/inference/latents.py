@@ -26,7 +26,7 @@ from ppl_vae.measures.sites import (
     check_some,
     closed_given_draws,
 )
-from ppl_vae.models.base import Model, evaluating
+from ppl_vae.models.base import Model, check_model, evaluating
 
 
 class TrainedPair(Pair):
@@ -52,6 +52,7 @@ class TrainedPair(Pair):
     ) -> None:
         check_whole("batch_size", batch_size, 1)
         check_whole("max_plate_nesting", max_plate_nesting, 1)
+        check_model(model)
         arrays = one_draw(as_tuple(data), seed)
         model.check(*arrays)
         self.model, self.seed, self.nesting = model, seed, max_plate_nesting

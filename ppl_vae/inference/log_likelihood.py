@@ -17,7 +17,7 @@ from ppl_vae.inference.hmc import CapturedMoves
 from ppl_vae.inference.step import Compile
 from ppl_vae.inference.tempered import Tempered
 from ppl_vae.inference.weights import log_weights
-from ppl_vae.models.base import Model, evaluating
+from ppl_vae.models.base import Model, check_model, evaluating
 
 Method: TypeAlias = Literal["iw", "ais"]
 
@@ -102,6 +102,7 @@ def log_likelihood(
     for name, number in (("k", k), ("batch_size", batch_size), ("particles", particles)):
         check_whole(name, number, 1)
     annealing = Annealing(chains, temperatures, leapfrog_steps, adaptation)
+    check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
@@ -153,6 +154,7 @@ def _annealed(
 ) -> Estimate:
     """Of a batch by chains from the prior, all side by side."""
     chains = annealing.chains
-    target = Tempered(model.model, *batch, chains=chains, max_plate_nesting=nesting)
+    settings: dict[str, Any] = {"max_plate_nesting": nesting, "otherwise": "use method='iw'"}
+    target = Tempered(model.model, *batch, chains=chains, **settings)
     sizes = ais.step_sizes(target, target.start(), annealing, by)
     return ais.estimate(ais.forwards(target, target.start(), sizes, annealing, by))

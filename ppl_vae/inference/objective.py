@@ -9,9 +9,9 @@ import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_kind, check_whole
 from ppl_vae.inference.draws import Program
-from ppl_vae.models.base import show_parameters
+from ppl_vae.models.base import check_model, show_parameters
 from ppl_vae.turns import Turn
 
 
@@ -60,6 +60,7 @@ class Objective(PyroELBO):
 
     def check(self, model: Any, *data: Any) -> None:
         """Raises a ValueError that names what is wrong with `data`, the arguments of the loss."""
+        check_model(model)
         model.check(*data)
 
     def prepare(self, model: Any, *data: Any) -> Self:
@@ -123,6 +124,11 @@ class Objective(PyroELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         raise TypeError("objectives of ppl_vae trace with ppl_vae.inference.draws.draw")
+
+
+def check_objective(name: str, objective: Any) -> None:
+    """Raises a ValueError unless `objective` is one of this backend."""
+    check_kind(name, objective, Objective, "a ppl_vae objective")
 
 
 class PyroObjective(Objective):

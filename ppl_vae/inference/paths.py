@@ -35,7 +35,7 @@ class Paths(Messenger):
             msg["value"] = self.cut[msg["name"]] = msg["value"].detach().requires_grad_()
 
     def along(self, target: Tensor) -> Tensor:
-        """A number whose gradient is that of `target`, a scalar, along the paths alone."""
+        """0, with the gradient of `target`, a scalar, along the paths alone."""
         drawn, cut = list(self.drawn.values()), list(self.cut.values())
         if not cut:
             return torch.zeros_like(target)
@@ -45,7 +45,8 @@ class Paths(Messenger):
             if drawn[i].requires_grad:
                 through = torch.autograd.grad(drawn[i], cut[:i], grads[i], **settings)
                 grads[:i] = [a + b for a, b in zip(grads, through, strict=False)]
-        terms = [(grad * value).sum() for grad, value in zip(grads, drawn, strict=True)]
+        pairs = zip(grads, drawn, strict=True)
+        terms = [(grad * (value - value.detach())).sum() for grad, value in pairs]
         return torch.stack(terms).sum()
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from ppl_vae.checks import check_alpha, check_order
@@ -46,7 +47,12 @@ class Renyi(MultiSample):
     def bound(self, log_w: Tensor) -> Tensor:
         if math.isinf(self.alpha):
             return log_w.amax(-2)
-        return log_mean_exp((1 - self.alpha) * log_w) / (1 - self.alpha)
+        power = 1 - self.alpha
+        most = (log_w.amax(-2) if power > 0 else log_w.amin(-2)).detach()
+        below = power * (log_w - most.unsqueeze(-2))
+        less = below.expm1().mean(-2)  # has many digits where alpha is near 1, the ELBO
+        log_mean = torch.where(less > -0.5, less.log1p(), below.exp().mean(-2).log())
+        return most + log_mean / power
 
 
 class CUBO(PathObjective):

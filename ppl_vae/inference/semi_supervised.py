@@ -14,6 +14,7 @@ from ppl_vae.data.labels import UNLABELLED
 from ppl_vae.inference.draws import Draws, Program, draw
 from ppl_vae.inference.elbo import elbo_per_datum
 from ppl_vae.inference.objective import Objective
+from ppl_vae.models.base import check_model
 
 
 class SemiSupervised(Objective):
@@ -131,6 +132,7 @@ class SemiSupervised(Objective):
         )
 
     def check(self, model: Any, *data: Any) -> None:
+        check_model(model)
         check_lengths(*data)
         if len(data) < 2:
             raise ValueError("data should be those of the pair and then the labels y, had 1 array")

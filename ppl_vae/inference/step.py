@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ppl_vae.inference import memory
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.capture import CannotCapture, Slots
+from ppl_vae.inference.distributed import ALONE, Processes
 from ppl_vae.inference.graph import Graph
 from ppl_vae.inference.objective import Objective
 from ppl_vae.inference.precision import Precision, check_precision, of_products
@@ -77,6 +78,7 @@ class Step:
         precision: Of the products of networks, see `precision.of_products`.
         batches: The data, if a batch is given as its indices.
         stops: Whether nothing changes any more after a loss or a gradient that is not finite.
+        processes: Those that take the step together, all with the same batch.
 
     Attributes:
         parameters: Those of the model and of the objective's networks, see `parameters_of`.
@@ -98,11 +100,12 @@ class Step:
         precision: Precision = "fp32",
         batches: Batches | None = None,
         stops: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         memory.keep_freed()
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.compile, self.clip_norm, self.precision = compile, clip_norm, precision
-        self.batches, self.stops = batches, stops
+        self.batches, self.stops, self.processes = batches, stops, processes
         self.parameters = parameters_of(model, objective)
         dtype = next((p.dtype for p in self.parameters.values()), torch.float32)
         check_precision(precision, model.device, dtype)
@@ -141,16 +144,27 @@ class Step:
 
     def loss(self, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss per datum of a batch, and the objective's numbers for the next step."""
-        data = batch if self.batches is None else self.batches[batch[0]]
-        return self.loss_at(self.epoch, self.state, data)
+        return self.loss_at(self.epoch, self.state, self.data(batch))
+
+    def data(self, batch: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The data of a batch, which may be given as indices."""
+        return batch if self.batches is None else self.batches[batch[0]]
 
     def loss_at(
-        self, epoch: Any, state: Mapping[str, Tensor], data: Sequence[Tensor]
+        self,
+        epoch: Any,
+        state: Mapping[str, Tensor],
+        data: Sequence[Tensor],
+        processes: Processes = ALONE,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`loss` of these data in some epoch, which may be a tensor, with the objective's state."""
+        """`loss` of these data in some epoch, which may be a tensor, with the objective's state.
+
+        With several `processes` it is this one's part, and their sum is that of one.
+        """
         objective = self.objective.at(epoch).with_state(state)
+        programs = self.model.model, self.model.guide
         with of_products(self.precision):
-            total, new = objective.loss_and_state(self.model.model, self.model.guide, *data)
+            total, new = processes.loss_and_state(objective, *programs, *data)
         return total / len(data[0]), new
 
     def _eager(self, batch: Sequence[Tensor], group: str | None) -> Tensor:
@@ -158,10 +172,10 @@ class Step:
         buffers = self.slots.saved_buffers()
         # Pyro's checks cost a third of a small model's step, and programs do not change.
         with pyro.validation_enabled(False):
-            loss, state = self.loss(*batch)
-        if loss.isfinite():
-            loss.backward()
+            here = self.epoch, self.state, self.data(batch)
+            loss, state = self.loss_at(*here, self.processes)
         parameters = [self.parameters[name] for name in self.stepped(group)]
+        loss = self.processes.backward(loss, parameters)
         grads = [p.grad for p in parameters if p.grad is not None]
         finite = bool(grads) and bool(get_total_norm(grads, float("inf")).isfinite())
         if not finite or (self.stops and self.skipped > 0):

@@ -12,6 +12,7 @@ from ppl_vae.checkpoints import Checkpoint, part
 from ppl_vae.checks import as_numpy
 from ppl_vae.inference import faults, random_state, updates
 from ppl_vae.inference.batches import Batches
+from ppl_vae.inference.distributed import Processes
 from ppl_vae.inference.objective import Objective
 from ppl_vae.inference.passes import Pass
 from ppl_vae.inference.precision import Precision
@@ -21,7 +22,7 @@ from ppl_vae.models.base import Model
 from ppl_vae.optimizers import Optimizer
 from ppl_vae.progress import Progress
 from ppl_vae.schedules import Schedule
-from ppl_vae.stored import check_moments
+from ppl_vae.stored import check_arrays
 from ppl_vae.turns import Turn
 
 READ_EVERY = {"cpu": 1}
@@ -44,6 +45,7 @@ class Trainer:
         compile: See `Step`.
         precision: See `Step`.
         stops: Whether a loss or a gradient that is not finite ends the epoch; else it is skipped.
+        processes: Those that train together, of which this is one.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Trainer:
         compile: Compile,
         precision: Precision,
         stops: bool,
+        processes: Processes,
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
         self.device, self.batch_size = device, batch_size
@@ -83,7 +86,10 @@ class Trainer:
             precision=precision,
             batches=self.batches if self.batches.resident else None,
             stops=stops,
+            processes=processes,
         )
+        self.processes = processes
+        processes.start_alike([model, *self.networks.values()])
         self.order = torch.Generator()
         self.underway: Pass | None = None
         self.recent: list[tuple[Tensor, int, Any]] = []
@@ -103,11 +109,13 @@ class Trainer:
             _take_over(network, name, part(checkpoint.arrays, f"network.{name}"))
         self.model.with_weights(part(checkpoint.arrays, "model"))
         state: dict[int, dict[str, Tensor]] = {}
-        moments = part(checkpoint.arrays, "optimizer")
-        check_moments(moments, [p.shape for g in self.optimizer.param_groups for p in g["params"]])
-        for name, array in moments.items():
+        for name, array in part(checkpoint.arrays, "optimizer").items():
             index, key = name.split(".")
             state.setdefault(int(index), {})[key] = torch.tensor(array)
+        stepped = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for number, found in state.items():  # a fused step would write beyond what is too small
+            own = updates.initial_state(self.optimizer, stepped[number])
+            check_arrays("optimizer", own, found)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         saved = part(checkpoint.arrays, "objective")
@@ -173,6 +181,7 @@ class Trainer:
                 self._look(len(indices))
                 return None
         self._look(len(indices))
+        self.processes.check_in_step()
         ended = now.with_state(self.state).after_epoch(self.model, *self.arrays)
         for name, value in ended.items():
             self.state[name].copy_(value)
@@ -248,6 +257,7 @@ class Trainer:
             random_state.set_draws(random, self.device)
             with pyro.validation_enabled(True):
                 self.svi.loss(*batch)
+            self.processes.check_sums(self.svi, batch)
         random_state.set_draws(random, self.device)
         self.svi.slots.restore(buffers)
 

@@ -14,12 +14,22 @@ Objectives: TypeAlias = Mapping[str, Any] | Sequence[Any]
 Row: TypeAlias = dict[str, float]
 
 
-def by_name(objectives: Objectives) -> dict[str, Any]:
+def by_name(objectives: Objectives, check: Callable[[str, Any], None]) -> dict[str, Any]:
     """Objectives by their names, which are made of class and k where none are given.
 
+    Args:
+        objectives: What a user handed in.
+        check: Raises a ValueError that begins with a name unless that is an objective.
+
     Raises:
-        ValueError: there are none, or two have one name.
+        ValueError: there are none, two have one name, or one is no objective.
     """
+    if isinstance(objectives, str) or not isinstance(objectives, Mapping | Sequence):
+        raise ValueError(
+            f"objectives should be a mapping or a sequence of objectives, was {objectives!r}"
+        )
+    for objective in objectives.values() if isinstance(objectives, Mapping) else objectives:
+        check("each of objectives", objective)
     if isinstance(objectives, Mapping):
         named = dict(objectives)
     else:

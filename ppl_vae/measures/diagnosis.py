@@ -15,6 +15,8 @@ from ppl_vae.measures.surgery import ConditionalPrior, ElboSurgery, elbo_surgery
 from ppl_vae.measures.units import PosteriorCollapse, posterior_collapse
 
 GOOD = "good"
+FEWEST_SIMULATIONS = 100
+"""Five for each of the 20 bins that `calibration` has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,9 +162,10 @@ def diagnose(pair: Pair, calibrate: Callable[[], Calibration], k: int) -> Diagno
     )
 
 
-def check_diagnosis(k: int) -> None:
-    """There are draws enough, and what is needed is installed."""
+def check_diagnosis(k: int, simulations: int) -> None:
+    """There are draws and simulations enough, and what is needed is installed."""
     check_whole("k", k, FEWEST)
+    check_whole("simulations", simulations, FEWEST_SIMULATIONS)
     arviz()
 
 

@@ -130,7 +130,7 @@ def highest(estimates: Sequence[Estimate]) -> Estimate:
 def check_families(families: Sequence[str], method: str) -> tuple[str, ...]:
     """The families in the order in which they are fitted."""
     check_choice("method", method, METHODS)
-    if isinstance(families, str) or not families:
+    if isinstance(families, str) or not isinstance(families, Sequence) or not families:
         raise ValueError(f"families should be some of {FAMILIES}, was {families!r}")
     for family in families:
         check_choice("families", family, FAMILIES)

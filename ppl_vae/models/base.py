@@ -18,7 +18,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from ppl_vae import files
-from ppl_vae.checks import as_numpy, check_lengths, check_whole, mean_of
+from ppl_vae.checks import as_numpy, check_kind, check_lengths, check_whole, mean_of
 from ppl_vae.models.layers import Network
 from ppl_vae.stored import check_arrays, check_sizes
 
@@ -172,6 +172,11 @@ class Model(Network):
         self._check_weights(weights)
         beside = sum(v.numel() for name, v in self.named_buffers() if name not in weights)
         check_sizes(beside, weights, [name for name, _ in self.named_parameters()])
+
+
+def check_model(model: Any) -> None:
+    """Raises a ValueError unless `model` is a model/guide pair of this backend."""
+    check_kind("model", model, Model, "a ppl_vae Model")
 
 
 @contextmanager

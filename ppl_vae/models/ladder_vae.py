@@ -5,10 +5,13 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.checks import check_arguments, check_layers, check_matrix
 from ppl_vae.models.base import Model
+from ppl_vae.models.distributions import LogVarNormal, log_var_of
 from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
 from ppl_vae.models.priors import StandardNormal
 
@@ -113,8 +116,11 @@ def merge(a: dist.Independent, b: dist.Independent) -> dist.Independent:
 
     1 / sigma^2 = 1 / sigma_a^2 + 1 / sigma_b^2,
     mu = sigma^2 (mu_a / sigma_a^2 + mu_b / sigma_b^2).
+
+    Computed of log_var = log sigma^2, as squares of precisions would overflow in the gradient.
     """
     a, b = a.base_dist, b.base_dist
-    variance = 1 / (a.scale**-2 + b.scale**-2)
-    loc = variance * (a.loc * a.scale**-2 + b.loc * b.scale**-2)
-    return dist.Independent(dist.Normal(loc, variance.sqrt()), 1)
+    log_var = log_var_of(a)
+    less = log_var - log_var_of(b)
+    loc = a.loc * torch.sigmoid(-less) + b.loc * torch.sigmoid(less)
+    return dist.Independent(LogVarNormal(loc, log_var - F.softplus(less)), 1)

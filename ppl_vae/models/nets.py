@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.checks import as_numpy, check_whole
-from ppl_vae.models.distributions import Bernoullis
+from ppl_vae.models.distributions import Bernoullis, LogVarNormal
 from ppl_vae.models.layers import MLP, Network
 
 LARGEST_LOG_VAR = 80.0
@@ -54,7 +54,7 @@ class DiagNormalNet(Network):
     def head(self, h: Tensor) -> dist.Independent:
         """The distribution given h, the output of the trunk."""
         log_var = self.log_var(h).clamp(-LARGEST_LOG_VAR, LARGEST_LOG_VAR)
-        return dist.Independent(dist.Normal(self.loc(h), (0.5 * log_var).exp()), 1)
+        return dist.Independent(LogVarNormal(self.loc(h), log_var), 1)
 
 
 class BernoulliNet(Network):

@@ -133,8 +133,14 @@ def _kl_rank_one_normal_and_diag_normal(q: RankOneNormal, p: Independent[Any]) -
     return kl
 
 
+SMALLEST_LOG_PRECISION, LARGEST_LOG_PRECISION = -30.0, 80.0
+"""Single precision can still hold (u / d)^2, of the gradients, for u up to 1e3."""
+
+
 class RankOneNormalNet(Network):
     """N(loc(h), (diag exp(log_precision(h)) + u(h) u(h)^T)^-1) with h = MLP(inputs).
+
+    log_precision is cut to [-30, 80].
 
     Args:
         in_dims: Size of the input, or the sizes of several inputs.
@@ -163,7 +169,8 @@ class RankOneNormalNet(Network):
 
     def forward(self, *inputs: Tensor) -> RankOneNormal:
         h = self.trunk(*inputs)
-        return RankOneNormal(self.loc(h), self.log_precision(h).exp(), self.u(h))
+        log_precision = self.log_precision(h).clamp(SMALLEST_LOG_PRECISION, LARGEST_LOG_PRECISION)
+        return RankOneNormal(self.loc(h), log_precision.exp(), self.u(h))
 
 
 def _check_vectors(parts: dict[str, Tensor]) -> None:

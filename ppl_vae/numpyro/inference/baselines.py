@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from ppl_vae.numpyro.inference.draws import Draws, Site, per_datum
 from ppl_vae.numpyro.inference.kl import same
@@ -72,9 +72,13 @@ class Centring:
         return self.scale * self._expected()
 
     def error(self, signal: Array) -> Array:
-        """The squared signal that remains, averaged over particles and summed over the data."""
-        remains = signal / self.scale - self._expected()
-        return (self.scale * self.counted * remains**2).mean(-2).sum()
+        """0, with the gradient of the squared signal that remains, summed over the data.
+
+        It is averaged over particles. The square itself, which is not reported, may overflow.
+        """
+        remains = lax.stop_gradient(signal / self.scale - self._expected())
+        change = self.predicted - lax.stop_gradient(self.predicted)
+        return -2 * (self.scale * self.counted * remains * change).mean(-2).sum()
 
     def next_average(self, signal: Array) -> Array:
         """c for the step after this one; a masked datum does not move it."""

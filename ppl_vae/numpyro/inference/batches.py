@@ -25,7 +25,7 @@ def find_device(device: str | jax.Device) -> jax.Device:
     if isinstance(device, jax.Device):
         return device
     try:
-        return jax.devices(None if device == "auto" else device)[0]
+        return jax.devices(None if device == "auto" else str(device))[0]
     except RuntimeError as error:
         raise ValueError(
             f"device should be auto or one that jax sees, was {device!r}: {error}"

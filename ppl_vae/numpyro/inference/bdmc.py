@@ -15,7 +15,7 @@ from ppl_vae.numpyro.inference.ais import backwards, forwards, step_sizes, sums
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import Program
 from ppl_vae.numpyro.inference.tempered import Tempered
-from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
+from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
 
 
 def bdmc(
@@ -47,6 +47,8 @@ def bdmc(
     """
     annealing = Annealing(chains, temperatures, leapfrog_steps, adaptation)
     check_whole("batch_size", batch_size, 1)
+    check_whole("seed", seed, 0)
+    check_model(model)
     weights = parameters(model)
     weight = next(iter(weights.values()))
     batches = Batches(_arguments(model, data, seed), next(iter(weight.devices())), weight.dtype)

@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 
+from ppl_vae.checks import check_whole
 from ppl_vae.measures import calibration as measures
 from ppl_vae.measures.calibration import Calibration
 from ppl_vae.numpyro.inference.latents import TrainedPair
-from ppl_vae.numpyro.models.base import Model, as_jax
+from ppl_vae.numpyro.models.base import Model, as_jax, check_model
 
 
 def calibration(
@@ -40,6 +41,8 @@ def calibration(
             named as an argument of the model, or an argument is not such.
     """
     measures.check_calibration(n, k, bins)
+    check_whole("seed", seed, 0)
+    check_model(model)
 
     def simulate(given: list[Any]) -> Mapping[str, Any]:
         program = jax.jit(lambda *data: model.simulate(*data, key=jax.random.key(seed)))

@@ -8,14 +8,15 @@ import jax
 
 from ppl_vae.checks import check_whole, one_draw
 from ppl_vae.measures.comparison import Objectives, Row, by_name, compared, row
+from ppl_vae.measures.gradients import check_repeats
 from ppl_vae.numpyro.inference.batches import as_tuple
 from ppl_vae.numpyro.inference.diagnostics import posterior_collapse
 from ppl_vae.numpyro.inference.evaluate import mean_loss
 from ppl_vae.numpyro.inference.fit import fit
 from ppl_vae.numpyro.inference.gradients import gradient_stats
 from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
-from ppl_vae.numpyro.inference.objective import Objective
-from ppl_vae.numpyro.models.base import Model
+from ppl_vae.numpyro.inference.objective import Objective, check_objective
+from ppl_vae.numpyro.models.base import Model, check_model
 from ppl_vae.runs import History
 from ppl_vae.schedules import Schedule
 
@@ -72,9 +73,13 @@ def compare(
             the data plate.
         ImportError: pandas is not installed.
     """
-    named = by_name(objectives)
+    named = by_name(objectives, check_objective)
+    check_model(model)
     check_whole("batch_size", batch_size, 1)
+    check_whole("k", k, 1)
+    check_repeats(repeats)
     arrays = tuple(one_draw(as_tuple(test), seed))
+    model.check(*arrays)
     batch = tuple(part[:batch_size] for part in arrays)
     folder = None if out is None else Path(out)
 

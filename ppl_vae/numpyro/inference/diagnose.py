@@ -36,7 +36,7 @@ def diagnose(
         ValueError: as `posterior_collapse`, `pareto_k` and `calibration`.
         ImportError: ArviZ is not installed.
     """
-    diagnosis.check_diagnosis(k)
+    diagnosis.check_diagnosis(k, simulations)
     settings: dict[str, int] = {"batch_size": batch_size, "max_plate_nesting": max_plate_nesting}
     pair = TrainedPair(model, data, seed=seed, **settings)
 

@@ -1,5 +1,6 @@
 """The one place that runs model and guide, as `ppl_vae.inference.draws`."""
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -12,6 +13,8 @@ from numpyro import handlers
 from numpyro.distributions import Distribution, ExpandedDistribution, MaskedDistribution
 from numpyro.primitives import Messenger
 from numpyro.util import check_model_guide_match
+
+from ppl_vae.checks import check_whole
 
 Program: TypeAlias = Callable[..., Any]
 Mask: TypeAlias = bool | Array | None
@@ -93,6 +96,8 @@ def draw(
             left than `max_plate_nesting`, plates of several sizes lie at dimension -1, or a site is
             enumerated inside an inner plate.
     """
+    check_whole("k", k, 1)
+    check_whole("max_plate_nesting", max_plate_nesting, 1)
     particle_dim = -1 - max_plate_nesting
     for_guide, for_model = jax.random.split(key)
     enumeration = _Enumeration(particle_dim - 1)
@@ -112,9 +117,10 @@ def draw(
         # The model's enumeration goes on at the dimension where the guide's stopped.
         model_trace = run(handlers.replay(model, _latents(guide_trace)), for_model)
     except AssertionError as error:
-        if "size of plate should be positive" not in str(error):
-            raise
-        raise ValueError("data should hold at least one datum, was empty") from error
+        if "size of plate should be positive" in str(error):
+            raise ValueError("data should hold at least one datum, was empty") from error
+        _say_which_plates_collide(error, particle_dim)
+        raise
     _check_one_data_plate(guide_trace, model_trace)
     draws = Draws(
         sites_of(model_trace, max_plate_nesting), sites_of(guide_trace, max_plate_nesting)
@@ -126,6 +132,23 @@ def draw(
             )
     check_model_guide_match(_names(model_trace), _names(guide_trace))
     return draws
+
+
+def _say_which_plates_collide(error: AssertionError, particle_dim: int) -> None:
+    """Raises a ValueError if this is the assertion of NumPyro's plates, which has no words."""
+    frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    if frame.f_code is not numpyro.plate._subsample.__code__:
+        return
+    name, dim = frame.f_locals["name"], frame.f_locals["dim"]
+    others = [other.name for other in frame.f_locals["cond_indep_stack"] if other.dim == dim]
+    if others == ["particles"]:
+        raise ValueError(
+            f"max_plate_nesting should be at least {-dim} for the plate {name!r} at dim {dim}, "
+            f"was {-1 - particle_dim}"
+        ) from error
+    raise ValueError(
+        f"plate {name!r} should have a dim of its own, was at dim {dim} with {others}"
+    ) from error
 
 
 def _check_one_data_plate(*traces: Any) -> None:

@@ -131,9 +131,7 @@ class ELBO(Objective):
             with handlers.seed(rng_seed=jax.random.fold_in(key, 2)):
                 centre = centring(draws, self.baseline, average, *data, **nesting, **kwargs)
             signal = terms.signal()
-            error = centre.error(signal)  # its gradient, and not its value
-            bound = terms.bound(centre.baseline)
-            loss = loss - bound.sum() + (error - lax.stop_gradient(error))
+            loss = loss - terms.bound(centre.baseline).sum() + centre.error(signal)
             state = {"baseline": centre.next_average(signal)}
         if free_bits.nats > 0:
             settings: dict[str, Any] = {"analytic_kl": self.analytic_kl, **nesting}

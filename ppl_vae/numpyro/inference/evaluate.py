@@ -10,8 +10,8 @@ from ppl_vae.checks import check_whole, one_draw
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.inference.elbo import ELBO
-from ppl_vae.numpyro.inference.objective import Objective
-from ppl_vae.numpyro.models.base import Model, parameters
+from ppl_vae.numpyro.inference.objective import Objective, check_objective
+from ppl_vae.numpyro.models.base import Model, check_model, parameters
 
 
 def mean_loss(
@@ -33,7 +33,9 @@ def mean_loss(
         seed: Of the draws and the pixels.
     """
     check_whole("batch_size", batch_size, 1)
-    objective = ELBO() if objective is None else objective.measured()
+    objective = ELBO() if objective is None else objective
+    check_objective("objective", objective)
+    objective = objective.measured()
     arrays = one_draw(as_tuple(data), seed)
     objective.check(model, *arrays)
     weight = next(iter(parameters(model).values()))
@@ -65,6 +67,7 @@ def kl_per_site(
         ValueError: there is no latent site, or one is enumerated or lies outside the data plate.
     """
     check_whole("batch_size", batch_size, 1)
+    check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     weight = next(iter(parameters(model).values()))

@@ -15,6 +15,20 @@ from numpyro.primitives import Messenger
 from ppl_vae.numpyro.inference.draws import peel
 
 
+class Fault(FloatingPointError):
+    """A loss or a gradient that is not finite.
+
+    Attributes:
+        indices: The places of the batch's data in the data set.
+        batch: The batch.
+    """
+
+    def __init__(self, message: str, indices: Array, batch: tuple[Array, ...]) -> None:
+        super().__init__(message)
+        self.indices = np.asarray(indices)
+        self.batch = [np.asarray(part) for part in batch]
+
+
 def check_finite_parameters(parameters: Mapping[str, Array]) -> None:
     """Raises a ValueError that names a parameter which holds NaN or infinity."""
     for name, value in parameters.items():

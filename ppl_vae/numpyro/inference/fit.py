@@ -16,6 +16,7 @@ from ppl_vae.interrupts import deferred
 from ppl_vae.metrics import Metrics
 from ppl_vae.numpyro.inference.batches import as_tuple
 from ppl_vae.numpyro.inference.elbo import ELBO
+from ppl_vae.numpyro.inference.epochs import farewell, train
 from ppl_vae.numpyro.inference.evaluate import mean_loss
 from ppl_vae.numpyro.inference.objective import NumPyroObjective, Objective
 from ppl_vae.numpyro.inference.placement import Placement
@@ -113,7 +114,7 @@ def fit(
         given.check(model, *as_tuple(validation))
     folder = None if out is None else Path(out)
     mine = folder if place.writes else None
-    trainer = Trainer(model, prepared, arrays, place, batch_size, stepping, seed, mine)
+    trainer = Trainer(model, prepared, arrays, place, batch_size, stepping)
     settings = {"batch_size": batch_size, **stepping.described(), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     name = label or type(model).__name__
@@ -129,7 +130,7 @@ def fit(
         with Progress(name, epochs, done, progress and place.writes) as bar:
             for epoch in range(done + 1, epochs + 1):
                 start = time.perf_counter()
-                row = {"epoch": float(epoch), **trainer.epoch(epoch)}
+                row = {"epoch": float(epoch), **train(trainer, epoch, mine, seed)}
                 row |= {name: float(value) for name, value in trainer.state.items()}
                 row |= _validate(trainer.trained(), given, validation)
                 row["seconds"] = time.perf_counter() - start
@@ -138,17 +139,8 @@ def fit(
                 if mine is not None:
                     trainer.checkpoint(run, epoch).save(mine)
                 if epoch < epochs and place.anywhere(interrupt.asked is not None):
-                    interrupt.stop(_to_go_on(epoch, epochs, folder))
+                    interrupt.stop(farewell(epoch, folder))
     return History(trainer.trained(), metrics.rows, mine)
-
-
-def _to_go_on(epoch: int, epochs: int, folder: Path | None) -> str:
-    if folder is None:
-        return f"stopped after epoch {epoch} of {epochs}; without out, nothing is kept of them"
-    return (
-        f"stopped after epoch {epoch} of {epochs}, kept in {str(folder)!r}; to go on, call fit "
-        f"with out={str(folder)!r} and resume=True"
-    )
 
 
 def _as_objective(objective: NumPyroELBO | None) -> Objective:

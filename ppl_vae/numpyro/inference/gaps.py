@@ -27,7 +27,7 @@ from ppl_vae.numpyro.inference.local_posteriors import LOCAL, Gaussian, Paramete
 from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.tempered import Tempered, tempered
 from ppl_vae.numpyro.inference.weights import log_weights
-from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
+from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
 
 Family: TypeAlias = Literal["gaussian", "full", "flow"]
 
@@ -94,6 +94,7 @@ def gaps(
         "adaptation": adaptation,
     }
     Annealing(**annealing)  # checks them, before all the work
+    check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     weights = parameters(model)
@@ -183,16 +184,9 @@ class _Batch:
 
     def _target(self, chains: int) -> Tempered:
         if chains not in self.targets:
-            self.targets[chains] = self._new_target(chains)
+            settings = {"chains": chains, "max_plate_nesting": self.nesting}
+            self.targets[chains] = Tempered(self.pair.model, *self.data, **settings)
         return self.targets[chains]
-
-    def _new_target(self, chains: int) -> Tempered:
-        settings = {"chains": chains, "max_plate_nesting": self.nesting}
-        try:
-            return Tempered(self.pair.model, *self.data, **settings)
-        except ValueError as error:
-            # The way out that it names is one of `log_likelihood`.
-            raise ValueError(str(error).removesuffix(": use method='iw'")) from error
 
 
 def _log_joint(target: Tempered, u: Array) -> Array:

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import numpyro
 
-from ppl_vae.checks import as_numpy, one_draw
+from ppl_vae.checks import as_numpy, check_kind, one_draw
 from ppl_vae.measures.gradients import Moments, check_repeats, statistics
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
-from ppl_vae.numpyro.inference.objective import Objective, SharedState
+from ppl_vae.numpyro.inference.objective import Objective, SharedState, check_objective
 from ppl_vae.numpyro.models.base import Model, buffers, parameters, with_parameters
 
 
@@ -44,6 +44,8 @@ def gradient_stats(
             parameters.
         ImportError: pandas is not installed.
     """
+    check_objective("objective", objective)
+    check_kind("truth", truth, Objective | Mapping | None, "an objective or gradients by name")
     check_repeats(repeats)
     found = Moments(_estimates(objective, model, batch, repeats, seed))
     if isinstance(truth, Objective):

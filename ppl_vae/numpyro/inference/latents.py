@@ -31,7 +31,7 @@ from ppl_vae.measures.sites import (
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, peel
 from ppl_vae.numpyro.inference.weights import latents, log_weights
-from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
+from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
 
 BERNOULLI, CATEGORICAL = BernoulliLogits | BernoulliProbs, CategoricalLogits | CategoricalProbs
 
@@ -59,6 +59,7 @@ class TrainedPair(Pair):
     ) -> None:
         check_whole("batch_size", batch_size, 1)
         check_whole("max_plate_nesting", max_plate_nesting, 1)
+        check_model(model)
         arrays = one_draw(as_tuple(data), seed)
         model.check(*arrays)
         self.model, self.seed, self.nesting = model, seed, max_plate_nesting

@@ -15,7 +15,7 @@ from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.inference.tempered import Tempered
 from ppl_vae.numpyro.inference.weights import log_weights
-from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
+from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
 
 Method: TypeAlias = Literal["iw", "ais"]
 
@@ -61,6 +61,7 @@ def log_likelihood(
     for name, number in (("k", k), ("batch_size", batch_size), ("particles", particles)):
         check_whole(name, number, 1)
     annealing = Annealing(chains, temperatures, leapfrog_steps, adaptation)
+    check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     weights = parameters(model)
@@ -114,6 +115,7 @@ def _annealed(
     """Of a batch by chains from the prior, all side by side."""
     keys = jax.random.split(key, 4)
     chains = annealing.chains
-    target = Tempered(pair.model, *batch, chains=chains, max_plate_nesting=nesting)
+    settings: dict[str, Any] = {"max_plate_nesting": nesting, "otherwise": "use method='iw'"}
+    target = Tempered(pair.model, *batch, chains=chains, **settings)
     sizes = ais.step_sizes(target, target.start(keys[0]), annealing, key=keys[1])
     return ais.sums(ais.forwards(target, target.start(keys[2]), sizes, annealing, key=keys[3]))

@@ -11,9 +11,9 @@ from numpyro import handlers
 from numpyro.infer import ELBO as NumPyroELBO
 from numpyro.primitives import Messenger
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_kind, check_whole
 from ppl_vae.numpyro.inference.draws import Program
-from ppl_vae.numpyro.models.base import buffers
+from ppl_vae.numpyro.models.base import buffers, check_model
 from ppl_vae.turns import Turn
 
 
@@ -64,6 +64,7 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
 
     def check(self, model: Any, *data: Any) -> None:
         """Raises a ValueError that names what is wrong with `data`, the arguments of the loss."""
+        check_model(model)
         model.check(*data)
 
     def prepare(self, model: Any, *data: Any) -> Self:
@@ -130,6 +131,11 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
     ) -> list[np.ndarray]:
         """Indices of each batch of an epoch: a random order, cut into pieces of `batch_size`."""
         return cut(generator.permutation(len(data[0])), batch_size)
+
+
+def check_objective(name: str, objective: Any) -> None:
+    """Raises a ValueError unless `objective` is one of this backend."""
+    check_kind(name, objective, Objective, "a ppl_vae.numpyro objective")
 
 
 class NumPyroObjective(Objective):

@@ -39,10 +39,13 @@ class Paths:
     pull: Callable[[Array], dict[str, Array]]
 
     def along(self, weight: Array) -> Array:
-        """A number whose gradient is that of sum(weight log_w) along the paths alone."""
+        """0, with the gradient of sum(weight log_w) along the paths alone."""
         grads = lax.stop_gradient(self.pull(weight))
         return sum(
-            ((grads[name] * value).sum() for name, value in self.drawn.items()),
+            (
+                (grads[name] * (value - lax.stop_gradient(value))).sum()
+                for name, value in self.drawn.items()
+            ),
             start=jnp.zeros(()),
         )
 

@@ -28,8 +28,9 @@ class Placement:
         if isinstance(devices, Mesh):
             # Without the types of its axes: how the rest of a program is cut is left to jax.
             mesh, self.size = Mesh(devices.devices, devices.axis_names), devices.size
-            self.parts = NamedSharding(mesh, PartitionSpec(*devices.axis_names))
-            self.whole: Any = NamedSharding(mesh, PartitionSpec())
+            spec: Any = PartitionSpec  # whose arguments have no types
+            self.parts = NamedSharding(mesh, spec(*devices.axis_names))
+            self.whole: Any = NamedSharding(mesh, spec())
         else:
             self.whole = SingleDeviceSharding(devices)
 
@@ -81,6 +82,11 @@ class Placement:
         """A copy of arrays on one device of this process."""
         return jax.tree.map(lambda array: jnp.copy(array.addressable_data(0)), tree)
 
+    def alone(self) -> "Placement":
+        """That of what `here` returns."""
+        devices = self.whole.addressable_devices
+        return Placement(min(devices, key=lambda device: device.id))
+
     def check_sizes(self, size: int) -> None:
         """Raises a ValueError unless batches of this size can be cut into equal parts."""
         if size % self.size:
@@ -96,4 +102,5 @@ class Placement:
         """
         if self.parts is None or len(batch[0]) % self.size:
             return batch
-        return tuple(jax.lax.with_sharding_constraint(part, self.parts) for part in batch)
+        cut: Any = jax.lax.with_sharding_constraint  # whose arguments have no types
+        return tuple(cut(part, self.parts) for part in batch)

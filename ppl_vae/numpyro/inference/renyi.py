@@ -36,7 +36,13 @@ class Renyi(MultiSample):
             # Compiled, max may find no log weight equal to the largest: a gradient of 0 / 0.
             largest = lax.stop_gradient(log_w).argmax(-2, keepdims=True)
             return jnp.take_along_axis(log_w, largest, -2).squeeze(-2)
-        return log_mean_exp((1 - self.alpha) * log_w) / (1 - self.alpha)
+        power = 1 - self.alpha
+        numbers = lax.stop_gradient(log_w)
+        most = numbers.max(-2) if power > 0 else numbers.min(-2)
+        below = power * (log_w - most[..., None, :])
+        less = jnp.expm1(below).mean(-2)  # has many digits where alpha is near 1, the ELBO
+        log_mean = jnp.where(less > -0.5, jnp.log1p(less), jnp.log(jnp.exp(below).mean(-2)))
+        return most + log_mean / power
 
 
 class CUBO(PathObjective):

@@ -15,6 +15,7 @@ from ppl_vae.data.labels import UNLABELLED
 from ppl_vae.numpyro.inference.draws import Draws, Program, draw
 from ppl_vae.numpyro.inference.elbo import elbo_per_datum
 from ppl_vae.numpyro.inference.objective import Objective, cut
+from ppl_vae.numpyro.models.base import check_model
 
 
 class SemiSupervised(Objective):
@@ -116,6 +117,7 @@ class SemiSupervised(Objective):
         )
 
     def check(self, model: Any, *data: Any) -> None:
+        check_model(model)
         check_lengths(*data)
         if len(data) < 2:
             raise ValueError("data should be those of the pair and then the labels y, had 1 array")

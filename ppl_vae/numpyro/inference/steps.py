@@ -162,7 +162,7 @@ class Steps:
 
 
 def place_of(
-    which: int, turn: Turn, taken: Array, index: Array, others: Array | None, key: Array
+    which: int, turn: Turn, taken: int | Array, index: Array, others: Array | None, key: Array
 ) -> tuple[Array, Array]:
     """Indices and key of the step that follows `taken` ones in a turn, from those of the batch."""
     if turn.window is None or others is None:

@@ -28,6 +28,7 @@ class Tempered:
         data: Arguments of the program.
         chains: Number of chains K.
         max_plate_nesting: Number of plate dimensions of the program.
+        otherwise: What a user can do instead where there are no moves; errors say it.
 
     Raises:
         ValueError: a latent site is discrete and not enumerated, has a mask, lies outside the data
@@ -35,13 +36,18 @@ class Tempered:
     """
 
     def __init__(
-        self, model: Program, *data: Any, chains: int = 1, max_plate_nesting: int = 1
+        self,
+        model: Program,
+        *data: Any,
+        chains: int = 1,
+        max_plate_nesting: int = 1,
+        otherwise: str = "",
     ) -> None:
         self.model, self.data = model, data
         self.chains, self.nesting = chains, max_plate_nesting
         sites = self._draw(model, model).model
         self.names = [s.name for s in sites.values() if not s.observed and s.enum_dim is None]
-        check(sites.values())
+        check(sites.values(), otherwise)
         parts = self._parts({}, jax.random.key(0))
         self.shapes = {name: part.shape for name, part in parts.items()}
 
@@ -124,28 +130,33 @@ def unbounded(support: Any) -> bool:
     return support is constraints.real
 
 
-def check(sites: Any) -> None:
+def check(sites: Any, otherwise: str = "") -> None:
     """Hamiltonian moves exist for the latent sites of a model.
+
+    Args:
+        sites: The sites.
+        otherwise: What a user can do instead.
 
     Raises:
         ValueError: for one of them they do not, or there is none.
     """
+    otherwise = otherwise and f": {otherwise}"
     for site in sites:
         if not site.local:
             raise ValueError(
                 f"site {site.name!r} should lie in the data plate, but it belongs to all data"
             )
         if not site.observed:
-            _check_latent(site)
+            _check_latent(site, otherwise)
     if all(site.observed or site.enum_dim is not None for site in sites):
         raise ValueError(
-            "model should have a latent site that is not enumerated, had none: use method='iw'"
+            f"model should have a latent site that is not enumerated, had none{otherwise}"
         )
 
 
-def _check_latent(site: Site) -> None:
+def _check_latent(site: Site, otherwise: str) -> None:
     if site.mask is not None:
-        raise ValueError(f"site {site.name!r} should not have a mask, had one: use method='iw'")
+        raise ValueError(f"site {site.name!r} should not have a mask, had one{otherwise}")
     if site.enum_dim is not None:
         return
     support: Any = site.fn.support
@@ -153,7 +164,7 @@ def _check_latent(site: Site) -> None:
         raise ValueError(
             f"site {site.name!r} should be continuous or marked "
             f"infer={{'enumerate': 'parallel'}} in the model, was drawn from a discrete "
-            f"{type(peel(site.fn)[0]).__name__}: use method='iw'"
+            f"{type(peel(site.fn)[0]).__name__}{otherwise}"
         )
     try:
         biject_to(support)

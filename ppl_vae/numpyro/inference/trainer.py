@@ -1,10 +1,8 @@
 """The state of a run of `fit`, which its compiled `steps` change."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from ppl_vae.checkpoints import Checkpoint, part
-from ppl_vae.faults import RESTORES, fresh_seed, save_batch
 from ppl_vae.numpyro.inference import faults
 from ppl_vae.numpyro.inference.batches import Batches
 from ppl_vae.numpyro.inference.objective import Objective
@@ -21,6 +18,10 @@ from ppl_vae.numpyro.inference.steps import NETWORK, Steps, place_of
 from ppl_vae.numpyro.inference.updates import Stepping, Weights
 from ppl_vae.numpyro.models.base import Model, buffers, parameters, with_parameters
 from ppl_vae.stored import check_arrays
+from ppl_vae.turns import Turn
+
+Step: TypeAlias = tuple[int, Turn, int]
+"""The number of a turn, the turn, and how many of its steps were taken before."""
 
 
 class Trainer:
@@ -34,12 +35,10 @@ class Trainer:
         place: Placement,
         batch_size: int,
         stepping: Stepping,
-        seed: int,
-        out: Path | None,
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
-        self.place, self.batch_size, self.seed = place, batch_size, seed
-        self.on_nan, self.out = stepping.on_nan, out
+        self.place, self.batch_size = place, batch_size
+        self.on_nan = stepping.on_nan
         own = parameters(model)
         if not own:
             raise ValueError("model should have a parameter to train, had none")
@@ -57,7 +56,7 @@ class Trainer:
         self.state = place.put(objective.state())
         self.run = jax.jit(self.steps.run, donate_argnums=0, static_argnames="turns")
         self.new = True
-        place.check_sizes(len(self._order(np.random.default_rng(seed))[0]))
+        place.check_sizes(len(self._order(np.random.default_rng(0))[0]))
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         """Begins a run, or goes on where the checkpoint was made.
@@ -106,34 +105,24 @@ class Trainer:
         """The model with the weights of this moment."""
         return with_parameters(self.model, self.place.here(self.weights | self.buffers))
 
-    def epoch(self, epoch: int) -> dict[str, float]:
+    @property
+    def kept(self) -> Any:
+        """What changes from step to step."""
+        return self.weights, self.optimizer, self.buffers, self.state
+
+    @kept.setter
+    def kept(self, kept: Any) -> None:
+        self.weights, self.optimizer, self.buffers, self.state = kept
+
+    def epoch(self, epoch: int, seed: int) -> dict[str, float]:
         """Trains on every datum once; the numbers to report of it.
 
         These are the mean loss per datum over the batches, and of `on_nan="skip"` how many steps
         were skipped.
+
+        Raises:
+            faults.Fault: a loss or a gradient was not finite.
         """
-        for restored in range(RESTORES + 1):
-            at_first = self.place.here(self._kept) if self.on_nan == "restore" else None
-            try:
-                return self._pass(epoch, fresh_seed(self.seed, restored))
-            except FloatingPointError as fault:
-                if at_first is None or restored == RESTORES:
-                    raise
-                self._kept = self.place.put(at_first)
-                again = f"epoch {epoch} begins again, for the {restored + 1}. time of {RESTORES}"
-                warnings.warn(f"{fault}; {again}", stacklevel=3)
-        raise AssertionError("the last try returns or raises")
-
-    @property
-    def _kept(self) -> Any:
-        """What changes from step to step."""
-        return self.weights, self.optimizer, self.buffers, self.state
-
-    @_kept.setter
-    def _kept(self, kept: Any) -> None:
-        self.weights, self.optimizer, self.buffers, self.state = kept
-
-    def _pass(self, epoch: int, seed: int) -> dict[str, float]:
         turns = self.objective.with_state(self.state).turns()
         order = np.random.default_rng([seed, epoch])
         indices = self._order(order)
@@ -144,17 +133,17 @@ class Trainer:
         key = jax.random.fold_in(jax.random.key(seed), epoch)
         data = self.batches.arrays
         if self.new:
-            given = (self.buffers, self.state, data, indices[0], key, epoch)
-            faults.check_gradients(lambda *a: self.steps.loss(*a)[0], self.weights, *given)
-        run, found = self.run(self._kept, data, loop, rest, others, key, epoch, turns=turns)
-        self._kept, health = run
+            inputs = (self.buffers, self.state, data, indices[0], key, epoch)
+            faults.check_gradients(lambda *a: self.steps.loss(*a)[0], self.weights, *inputs)
+        run, found = self.run(self.kept, data, loop, rest, others, key, epoch, turns=turns)
+        self.kept, health = run
         losses, taken, good = (np.asarray(numbers) for numbers in found)
         if not (good[:, -1].any() if self.on_nan == "skip" else good.all()):
             number, which = (int(place[0]) for place in np.nonzero(~good))
-            step = (which, turns[which], taken[number, which] - 1)
+            step = (which, turns[which], int(taken[number, which]) - 1)
             given = (indices[number], others, jax.random.fold_in(key, number))
             where = f"epoch {epoch}, batch {number + 1} of {len(indices)}"
-            self._stop(epoch, where, losses[number, which], step, given)
+            raise self._fault(epoch, where, losses[number, which], step, given)
         if self.new:
             faults.warn_of_zeros(health.moved)
             self.new = False
@@ -163,8 +152,8 @@ class Trainer:
         row = {"loss": float(losses[good[:, -1], -1].mean(dtype=np.float64))}
         return row | ({"skipped": float((~good).sum())} if self.on_nan == "skip" else {})
 
-    def _stop(self, epoch: int, where: str, loss: float, step: Any, given: Any) -> NoReturn:
-        """Says what is wrong with the step, and keeps its batch in the folder of the run.
+    def _fault(self, epoch: int, where: str, loss: float, step: Step, given: Any) -> faults.Fault:
+        """What is wrong with a step.
 
         Args:
             epoch: The epoch, and
@@ -173,24 +162,21 @@ class Trainer:
             step: Of `place_of`, which step it is, and
             given: what the batch and its key are made of.
         """
-        here = self.place.here((*self._kept, self.batches.arrays))
-        weights, _, *rest = here
-        device = next(iter(next(iter(weights.values())).devices()))
-        steps = replace(self.steps, place=Placement(device))
+        kept = self.place.here((*self.kept, self.batches.arrays))
+        weights, _, statistics, state, data = kept
+        steps = replace(self.steps, place=self.place.alone())
         index, key = place_of(*step, *jax.tree.map(jnp.asarray, given))
         group = step[1].group
-        names = steps.groups[group] if group is not None else list(weights)
+        names = weights if group is None else steps.groups[group]
 
         def loss_of(part: Weights) -> Array:
-            return steps.loss({**weights, **part}, *rest, index, key, epoch)[0]
+            return steps.loss({**weights, **part}, statistics, state, data, index, key, epoch)[0]
 
-        fault = faults.describe(loss, loss_of, {name: weights[name] for name in names}, where)
+        says = faults.describe(loss, loss_of, {name: weights[name] for name in names}, where)
         if self.on_nan == "skip":
-            fault = f"every step of epoch {epoch} was skipped; of the first, {fault}"
-        fault = save_batch(self.out, fault, index, steps.batch(rest[-1], index, key)[0])
-        raise FloatingPointError(
-            f"{fault}. The checkpoint of the last epoch, if there is one, is good"
-        )
+            says = f"every step of epoch {epoch} was skipped; of the first, {says}"
+        says += ". The checkpoint of the last epoch, if there is one, is good"
+        return faults.Fault(says, index, steps.batch(data, index, key)[0])
 
     def _order(self, generator: np.random.Generator) -> list[np.ndarray]:
         """The indices of each batch of all data in a random order."""

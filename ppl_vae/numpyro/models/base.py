@@ -16,7 +16,7 @@ from numpyro import handlers
 from numpyro.primitives import mutable
 
 from ppl_vae import files
-from ppl_vae.checks import as_numpy, check_lengths, check_whole, mean_of
+from ppl_vae.checks import as_numpy, check_kind, check_lengths, check_whole, mean_of
 from ppl_vae.numpyro.models.layers import Network
 from ppl_vae.stored import check_arrays, check_sizes
 
@@ -146,6 +146,11 @@ class Model(Network):
         new = {name: new[name].astype(value.dtype) for name, value in own.items()}
         changed: Self = with_parameters(self, new)
         return changed
+
+
+def check_model(model: Any) -> None:
+    """Raises a ValueError unless `model` is a model/guide pair of this backend."""
+    check_kind("model", model, Model, "a ppl_vae.numpyro Model")
 
 
 class ClassifierMixin:

@@ -5,13 +5,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
 
 from ppl_vae.checks import check_arguments, check_layers, check_matrix
 from ppl_vae.numpyro.models.base import Model
+from ppl_vae.numpyro.models.distributions import LogVarNormal, log_var_of
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.priors import StandardNormal
 
@@ -111,8 +111,11 @@ def merge(a: dist.Distribution, b: dist.Distribution) -> dist.Distribution:
 
     1 / sigma^2 = 1 / sigma_a^2 + 1 / sigma_b^2,
     mu = sigma^2 (mu_a / sigma_a^2 + mu_b / sigma_b^2).
+
+    Computed of log_var = log sigma^2, as squares of precisions would overflow in the gradient.
     """
     a, b = a.base_dist, b.base_dist
-    variance = 1 / (a.scale**-2 + b.scale**-2)
-    loc = variance * (a.loc * a.scale**-2 + b.loc * b.scale**-2)
-    return dist.Normal(loc, jnp.sqrt(variance)).to_event(1)
+    log_var = log_var_of(a)
+    less = log_var - log_var_of(b)
+    loc = a.loc * jax.nn.sigmoid(-less) + b.loc * jax.nn.sigmoid(less)
+    return LogVarNormal(loc, log_var - jax.nn.softplus(less)).to_event(1)

@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ppl_vae.checks import as_numpy, check_whole
+from ppl_vae.numpyro.models.distributions import LogVarNormal
 from ppl_vae.numpyro.models.layers import MLP, Linear, Network
 
 Conditional: TypeAlias = Callable[..., dist.Distribution]
@@ -51,7 +52,7 @@ class DiagNormalNet(Network):
     def head(self, h: Array) -> dist.Distribution:
         """The distribution given h, the output of the trunk."""
         log_var = jnp.clip(self.log_var(h), -LARGEST_LOG_VAR, LARGEST_LOG_VAR)
-        return dist.Normal(self.loc(h), jnp.exp(0.5 * log_var)).to_event(1)
+        return LogVarNormal(self.loc(h), log_var).to_event(1)
 
 
 class BernoulliNet(Network):

@@ -117,6 +117,9 @@ def _kl_rank_one_normal_and_diag_normal(q: RankOneNormal, p: dist.Independent) -
     return kl
 
 
+SMALLEST_LOG_PRECISION, LARGEST_LOG_PRECISION = -30.0, 80.0
+
+
 class RankOneNormalNet(Network):
     """RankOneNormal(loc(h), exp(log_precision(h)), u(h)), as `ppl_vae.models.RankOneNormalNet`."""
 
@@ -145,7 +148,10 @@ class RankOneNormalNet(Network):
 
     def __call__(self, *inputs: Array) -> RankOneNormal:
         h = self.trunk(*inputs)
-        return RankOneNormal(self.loc(h), jnp.exp(self.log_precision(h)), self.u(h))
+        log_precision = jnp.clip(
+            self.log_precision(h), SMALLEST_LOG_PRECISION, LARGEST_LOG_PRECISION
+        )
+        return RankOneNormal(self.loc(h), jnp.exp(log_precision), self.u(h))
 
 
 def _check_vectors(parts: dict[str, Array]) -> None:
