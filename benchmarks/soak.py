@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import fuzz_files
 import numpy as np
 import tyro
 from soak_runs import RUNS, train
@@ -196,18 +197,6 @@ def load(steps: int = 200_000, models: int = 300, compile: bool = True) -> None:
     raise SystemExit(not (good and growth < 5 and after.files == before.files))
 
 
-def fuzz(minutes: float = 10.0, seed: int = 0) -> None:
-    """Damages models, checkpoints and idx files at random: each is read as it was, or refused.
-
-    Args:
-        minutes: How long.
-        seed: Of the damage.
-    """
-    import fuzz_files
-
-    print(f"{fuzz_files.fuzz(minutes, seed)} damaged files, each read as it was or refused")
-
-
 def train_one(
     name: Annotated[str, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
@@ -225,5 +214,6 @@ def train_one(
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"kill": kill, "load": load, "fuzz": fuzz, "train": train_one}, description=__doc__
+        {"kill": kill, "load": load, "fuzz": fuzz_files.main, "train": train_one},
+        description=__doc__,
     )

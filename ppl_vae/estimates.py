@@ -48,7 +48,8 @@ class Estimate:
         log_sum, squares = (as_numpy(value).astype(float) for value in log_sums)
         if k == 1:
             return cls(log_sum, np.full_like(log_sum, np.nan))
-        excess = k * np.exp(squares - 2 * log_sum) - 1
+        # Of large log weights the difference is a rounding, which may lie beyond its bounds.
+        excess = k * np.exp(np.clip(squares - 2 * log_sum, -np.log(k), 0)) - 1
         return cls(log_sum - np.log(k), np.sqrt(np.maximum(excess, 0) / (k - 1)))
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 from pathlib import Path
 
@@ -30,10 +31,21 @@ class Metrics:
     def append(self, row: dict[str, float]) -> None:
         """One row more.
 
+        A run that goes on in another way (`on_nan`) may report other columns than before: what
+        a row has not is NaN in it.
+
         Raises:
             OSError: it could not be written; names the file.
         """
+        first = self.rows[0] if self.rows else row
+        columns = list(dict.fromkeys([*first, *row]))
+        row = {name: row.get(name, math.nan) for name in columns}
         self.rows.append(row)
+        if len(columns) > len(first):
+            self.rows = [{name: old.get(name, math.nan) for name in columns} for old in self.rows]
+            if self.path is not None:
+                files.replace(self.path, self._as_text(self.rows).encode())
+            return
         if self.path is None:
             return
         with files.named(self.path), self.path.open("a", newline="") as file:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 import ppl_vae.inference
 import ppl_vae.models
+from ppl_vae.estimates import Estimate
 from ppl_vae.inference import STL, VIMCO, Objective, log_likelihood
 from ppl_vae.inference.kl import _divergence
 from ppl_vae.models import RankOneNormalNet
@@ -108,7 +109,7 @@ def value_and_gradient(objective: Objective, log_w: np.ndarray) -> tuple[float, 
     loss = objective.differentiable_loss(pair.model, pair.guide, torch.zeros(log_w.shape[1]))
     if not loss.requires_grad:  # of the guide's parameters alone
         return loss.item(), None
-    (grad,) = torch.autograd.grad(loss, [table])
+    (grad,) = torch.autograd.grad(loss, [table], allow_unused=True)
     return loss.item(), grad
 
 
@@ -146,7 +147,7 @@ def test_where_one_particle_has_all_weight(name: str, k: int, most: float) -> No
     power = 0.5 if name.startswith("Renyi") else 1.0
     assert loss == pytest.approx(-(most - math.log(k) / power), rel=1e-6, abs=1e-5)
     one = -torch.nn.functional.one_hot(torch.tensor([k // 3]), k).T
-    np.testing.assert_allclose(grad, one, atol=1e-6)
+    np.testing.assert_allclose(grad, one, atol=1e-5)
 
 
 @pytest.mark.parametrize("mean", ["geometric", "arithmetic"])
@@ -272,3 +273,10 @@ def test_log_likelihood_is_finite(drawn: st.DataObject) -> None:
     found = log_likelihood(model, x, k=3000, particles=1000, compile=False)
     assert np.isfinite(found.values).all()
     assert np.isfinite(found.errors).all()
+
+
+def test_the_error_of_weights_of_which_the_logarithm_is_rounded() -> None:
+    """One weight is all, but sums of squares and squares of sums differ by a rounding."""
+    for rounding in (-64.0, 64.0, 1e4):
+        found = Estimate.of_weights((np.array([-1e9]), np.array([-2e9 + rounding])), 1000)
+        assert 0 <= found.errors[0] <= 1

@@ -10,6 +10,7 @@ from port_support import jax, jnp, key, numpyro
 import ppl_vae.numpyro.models as ports
 from ppl_vae import files
 from ppl_vae.faults import RESTORES, fresh_seed
+from ppl_vae.metrics import Metrics
 from ppl_vae.numpyro.inference import ELBO, Lagging, fit
 from ppl_vae.numpyro.inference.steps import Steps
 
@@ -235,3 +236,18 @@ def test_data_that_are_not_finite_are_refused():
     x[3, 2] = np.nan
     with pytest.raises(ValueError, match="x should be finite, held NaN or infinity"):
         fit(ports.VAE(**{**VAE, "hidden": (3,)}, key=key()), x, **SETTINGS)
+
+
+def test_a_run_that_stopped_goes_on_by_another_policy(tmp_path):
+    """Epoch 2 is at fault. What a row does not have is NaN in it, also in the file."""
+    at_fault = firsts(0, 2)[0]
+    assert at_fault not in firsts(0, 1) + firsts(0, 3)
+    model, x = First("loss"), marked(at_fault)
+    settings = {"batch_size": 12, "out": tmp_path, **QUIET}
+    with pytest.raises(FloatingPointError, match="epoch 2, batch 1"):
+        fit(model, x, epochs=3, **settings)
+    fit(model, x, epochs=2, resume=True, on_nan="skip", **settings)
+    run = fit(model, x, epochs=3, resume=True, **settings)
+    np.testing.assert_array_equal(run["skipped"], [np.nan, 1.0, np.nan])
+    assert run["epoch"].tolist() == [1.0, 2.0, 3.0]
+    np.testing.assert_equal(Metrics(tmp_path, 3).rows, run.rows)

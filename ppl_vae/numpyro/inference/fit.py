@@ -56,7 +56,8 @@ def fit(
     As `ppl_vae.inference.fit`, but the given model stays as it is, and so do networks of the
     objective, whose trained weights are in the checkpoint alone.
     Equal arguments give equal weights, bit for bit on one machine's CPU, whether the run was
-    interrupted and resumed or not.
+    interrupted and resumed or not. Ctrl-C and SIGTERM end the run after the epoch that is under
+    way, with a checkpoint; a second one ends it at once.
 
     Args:
         model: The pair.
@@ -98,6 +99,7 @@ def fit(
         ValueError: an argument is not what it should be, or a parameter receives no gradient.
         FloatingPointError: a loss or a gradient became NaN or infinite; the last checkpoint stays,
             and the batch is in fault.safetensors beside it.
+        SystemExit: SIGTERM or Ctrl-C ended the run; KeyboardInterrupt in an interactive session.
     """
     for name, number, least in (
         ("epochs", epochs, 1),

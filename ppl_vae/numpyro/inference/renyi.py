@@ -63,10 +63,12 @@ class CUBO(PathObjective):
         self.n = n
 
     def value(self, log_w: Array) -> Array:
-        return log_mean_exp(self.n * log_w) / self.n
+        most = log_w.max(-2)
+        return most + log_mean_exp(self.n * (log_w - most[..., None, :])) / self.n
 
     def surrogate(self, draws: Draws, log_w: Array, scale: Array, paths: Paths) -> Array:
-        share = jax.nn.softmax(self.n * lax.stop_gradient(log_w), axis=0)
+        numbers = lax.stop_gradient(log_w)
+        share = jax.nn.softmax(self.n * (numbers - numbers.max(0)), axis=0)
         weight = (1 - self.n) * scale * share
         if any(site.scored for site in latents(draws)):
             return (weight * paths.log_q).sum() / self.n

@@ -1,0 +1,243 @@
+"""Objectives of the port at the ends of what is legal: values and gradients are finite, and right.
+
+To compile takes most of the time: every objective is compiled once, for one of its pairs.
+"""
+
+import functools
+import math
+
+import linear_gaussian
+import numpy as np
+import pytest
+from every_objective import LOSSES
+from extremes import (
+    BOUNDS,
+    ENDS,
+    PAIRS,
+    arrays,
+    extremes,
+    log_weights,
+    pairs_of,
+    signals,
+    tolerance,
+)
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from port_support import jax, jnp, key, numpyro
+from test_numpyro_every_objective import VARIANTS, make
+
+import ppl_vae.numpyro.inference
+import ppl_vae.numpyro.models
+from ppl_vae.numpyro.inference import VIMCO, log_likelihood
+from ppl_vae.numpyro.inference.kl import _divergence
+from ppl_vae.numpyro.models import RankOneNormalNet
+from ppl_vae.numpyro.models.base import parameters, with_parameters
+from ppl_vae.numpyro.models.distributions import LogVarNormal
+from ppl_vae.parity import float64
+
+dist = numpyro.distributions
+SAME_EVERY_TIME = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "phases": [Phase.explicit, Phase.generate],  # to look for a smaller example takes minutes
+    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+}
+NAMES = [name for name in LOSSES if name not in VARIANTS]
+COMPILED = {}
+
+
+def compiled(name, objective, pair):
+    """The loss, state and gradients by the weights of a pair, which are returned too."""
+    if name not in COMPILED:
+        model = PAIRS[pair].model.make(ppl_vae.numpyro.models, key=key())
+
+        def loss(weights, data):
+            own = with_parameters(model, weights["model"])
+            this = objective.with_network_weights(weights["objective"])
+            return this.loss_and_state(own.model, own.guide, *data, key=key())
+
+        of_objective = {n: jnp.asarray(v, "f") for n, v in objective.network_weights().items()}
+        COMPILED[name] = (
+            jax.jit(jax.value_and_grad(loss, has_aux=True)),
+            {"model": parameters(model), "objective": of_objective},
+        )
+    return COMPILED[name]
+
+
+def assert_finite(name, objective, pair, drawn, row):
+    step, weights = compiled(name, objective, pair)
+    shapes = {parameter: value.shape for parameter, value in weights["model"].items()}
+    new, data = drawn.draw(extremes(shapes, real=PAIRS[pair].real, name=row))
+    if LOSSES[row].labels:  # a compiled step has those that are labelled first
+        data = data[0], np.array([abs(data[1][0]), -1])
+    given_weights = {**weights, "model": {n: jnp.asarray(value) for n, value in new.items()}}
+    (loss, state), grads = step(given_weights, tuple(data))
+    found = {"loss": loss, **state, **grads["model"], **grads["objective"]}
+    bad = [parameter for parameter, value in found.items() if not np.isfinite(value).all()]
+    assert not bad, (pair, new, data)
+
+
+def settings_of(row):
+    return {"labelled_first": 1} if LOSSES[row].labels else {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=10, **SAME_EVERY_TIME)
+@given(st.data())
+def test_loss_and_gradients_are_finite(name, drawn):
+    pairs = pairs_of(name)
+    pair = pairs[-1 - NAMES.index(name) % len(pairs)]
+    assert_finite(name, make(LOSSES[name], **settings_of(name)), pair, drawn, name)
+
+
+AT_ENDS = [end for end in ENDS if end[0] in ("Relaxed", "IWAE", "Renyi")]
+
+
+@pytest.mark.parametrize(("name", "cls", "arguments"), AT_ENDS)
+@settings(max_examples=5, **SAME_EVERY_TIME)
+@given(st.data())
+def test_arguments_at_their_ends(name, cls, arguments, drawn):
+    objective = getattr(ppl_vae.numpyro.inference, cls)(**arguments, **settings_of(name))
+    assert_finite(f"{cls} {arguments}", objective, pairs_of(name)[0], drawn, name)
+
+
+K = 100
+
+
+@functools.cache
+def of_table(name):
+    """Value and gradient of an objective by the log weights of K particles, compiled."""
+    bound = BOUNDS[name]
+    objective = getattr(ppl_vae.numpyro.inference, bound.cls)(*bound.arguments(K))
+
+    def loss(log_w):
+        def guide(x):
+            with numpyro.plate("data", len(x)):
+                numpyro.sample("z", dist.Normal(jnp.zeros(len(x)), 1.0))
+
+        def model(x):
+            guide(x)
+            with numpyro.plate("data", len(x)):
+                here = dist.Delta(jnp.broadcast_to(x, log_w.shape), log_w)
+                numpyro.sample("x", here, obs=x)
+
+        return objective.differentiable_loss(model, guide, jnp.zeros(log_w.shape[1]), key=key())
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+@settings(max_examples=15, **SAME_EVERY_TIME)
+@given(log_weights(at_least=K, at_most=K))
+def test_bounds_of_any_log_weights_are_those_of_double_precision(name, log_w):
+    bound, exact = BOUNDS[name], log_w.astype(float)
+    loss, grad = of_table(name)(log_w)
+    assert loss == pytest.approx(
+        bound.sign * bound.value(exact).sum(), rel=3e-6, abs=tolerance(log_w)
+    )
+    assert np.isfinite(grad).all()
+    if bound.gradient is not None:
+        np.testing.assert_allclose(grad, -bound.gradient(exact), atol=tolerance(log_w))
+
+
+@pytest.mark.parametrize("mean", ["geometric", "arithmetic"])
+@settings(max_examples=20, **SAME_EVERY_TIME)
+@given(log_weights(at_least=20, at_most=20))
+def test_signals_of_vimco_are_those_of_double_precision(mean, log_w):
+    objective, numbers = VIMCO(20, mean), jnp.asarray(log_w)
+    found = objective.signal(objective.bound(numbers), numbers)
+    exact = signals(log_w.astype(float), mean)
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=10 * tolerance(log_w))
+
+
+@jax.jit
+def of_logit(logit, x):
+    return jax.value_and_grad(lambda v: dist.Bernoulli(logits=v).log_prob(x).sum())(logit)
+
+
+@settings(max_examples=40, **SAME_EVERY_TIME)
+@given(arrays((1,), -1e4, 1e4).filter(all), st.sampled_from((0.0, 0.25, 1.0)))
+def test_pixels_of_large_logits(logit, x):
+    log_p, grad = of_logit(logit, x)
+    exact = x * -np.logaddexp(0, -float(logit[0])) - (1 - x) * np.logaddexp(0, float(logit[0]))
+    assert log_p == pytest.approx(exact, rel=1e-6, abs=1e-6)
+    assert grad[0] == pytest.approx(x - 1 / (1 + math.exp(min(700, -logit[0]))), abs=1e-6)
+
+
+@jax.jit
+def of_normal(loc, log_var, value):
+    return jax.value_and_grad(lambda *v: LogVarNormal(*v).log_prob(value).sum(), (0, 1))(
+        loc, log_var
+    )
+
+
+@settings(max_examples=60, **SAME_EVERY_TIME)
+@given(arrays((1,), -80.0, 80.0), arrays((1,), -1e3, 1e3))
+def test_normals_of_any_scale(log_var, away):
+    precision = math.exp(-float(log_var[0]))
+    square = float(away[0]) ** 2 * precision
+    log_p, grads = of_normal(np.zeros(1, np.float32), log_var, away)
+    if square > 3e38:  # no number of single precision is that large
+        assert log_p < -1e38
+        return
+    exact = -0.5 * (square + float(log_var[0]) + math.log(2 * math.pi))
+    expected = exact, away[0] * precision, 0.5 * (square - 1)
+    assert [float(log_p), *map(float, grads)] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@jax.jit
+def of_divergence(log_var, loc):
+    def kl(log_var, loc):
+        q, p = (LogVarNormal(loc[i], log_var[i]) for i in range(2))
+        return _divergence("z", q, p)
+
+    return jax.value_and_grad(kl, (0, 1))(log_var, loc)
+
+
+@settings(max_examples=40, **SAME_EVERY_TIME)
+@given(arrays((2,), -80.0, 80.0), arrays((2,), -1e3, 1e3))
+def test_divergence_of_normals_of_any_scales(log_var, loc):
+    (a, b), (m, n) = log_var.astype(float), loc.astype(float)
+    exact = 0.5 * (math.exp(a - b) + (m - n) ** 2 * math.exp(-b) - 1 - a + b)
+    kl, grads = of_divergence(log_var, loc)
+    if exact > 1.5e38:
+        assert kl > 1e38
+        return
+    assert kl == pytest.approx(exact, rel=1e-4, abs=1e-4)
+    assert all(np.isfinite(grad).all() for grad in grads)
+
+
+@pytest.mark.parametrize("log_precision", [-1e4, 1e4])
+def test_a_precision_beyond_single_precision_is_cut(log_precision):
+    net = RankOneNormalNet(2, 2, (), key=key())
+    weights = parameters(net)
+    bias = jnp.full_like(weights["log_precision.bias"], log_precision)
+
+    def loss(weights):
+        q = with_parameters(net, weights)(jnp.ones(2))
+        return q.log_prob(q.sample(key())) + q.entropy()
+
+    value, grads = jax.value_and_grad(loss)({**weights, "log_precision.bias": bias})
+    assert all(np.isfinite(part).all() for part in (value, *grads.values()))
+
+
+def test_log_likelihood_of_many_draws_in_pieces():
+    theirs = linear_gaussian.conjugate(exact=True)
+    x = 60 * linear_gaussian.data()
+    exact = linear_gaussian.log_evidence(theirs, x).detach().numpy()
+    assert exact.max() < -500
+    room = ppl_vae.numpyro.models
+    decoder = room.DiagNormalNet(linear_gaussian.Z_DIM, linear_gaussian.X_DIM, (), key=key())
+    sizes = linear_gaussian.X_DIM, linear_gaussian.Z_DIM, ()
+    model = room.VAE(*sizes, decoder=decoder, key=key())
+    weights = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+    with float64():
+        found = log_likelihood(
+            with_parameters(model, weights), x.numpy(), k=100_000, particles=8000
+        )
+    np.testing.assert_allclose(found.values, exact, rtol=1e-8)
+    single = {name: value.astype(np.float32) for name, value in weights.items()}
+    model, x = with_parameters(model, single), x.numpy().astype(np.float32)
+    found = log_likelihood(model, x, k=100_000, particles=8000)
+    np.testing.assert_allclose(found.values, exact, rtol=1e-4)
