@@ -1,17 +1,19 @@
 """Trains every model by every objective of the tables, and prints what became of the weights.
 
-    python tests/fingerprints.py pyro|numpyro NUMBER
+    python tests/fingerprints.py pyro|numpyro NUMBER [NAMES ...]
 
-A line for each: its name, and the SHA-256 of its weights. NUMBER seeds the global random states
-before each run, of which nothing may depend.
+A line for each, or for each that is named: its name, and the SHA-256 of its weights. NUMBER seeds
+the global random states before each run, on which nothing may depend.
 """
 
 import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,13 +22,15 @@ from every_objective import LOSSES, OF_GUIDE
 
 from ppl_vae.data import Dynamic
 
+Weights: TypeAlias = dict[str, np.ndarray]
+Runs: TypeAlias = dict[str, Callable[[], Weights]]
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 10, "lr": 1e-2, "seed": 3, "device": "cpu"}
 BY_NAME = {case.name: case for case in CASES}
 FOR = {"label": "m2-semi-supervised", "class": "sbn", "number": "vae"}
 """The case whose latents are what an objective of `LOSSES` is for."""
 
 
-def of_objective(name: str) -> Case:
+def of_loss(name: str) -> Case:
     """A case for that objective of `LOSSES`."""
     case = BY_NAME[FOR[LOSSES[name].kinds[0]]]
     alone = LOSSES[name].trains == OF_GUIDE
@@ -39,72 +43,72 @@ def anew(seed: int) -> tuple[Any, ...]:
     return (Dynamic(0.1 + 0.8 * x),)
 
 
-CASES_AND_MORE = [*CASES, replace(BY_NAME["vae"], name="pixels-drawn-anew", data=anew)]
-
-
-def shake(number: int) -> None:
-    """Changes the random states that a process has."""
-    torch.manual_seed(number)
-    np.random.seed(number)  # noqa: NPY002 - the one that others use
-    random.seed(number)
+EVERY_CASE = [*CASES, replace(BY_NAME["vae"], name="pixels-drawn-anew", data=anew)]
 
 
 def states() -> list[Any]:
     """The random states that a process has."""
-    numpy = np.random.get_state(legacy=True)  # noqa: NPY002
-    return [torch.get_rng_state().tolist(), [*map(str, numpy)], random.getstate()]
+    numpy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    return [torch.get_rng_state().tolist(), numpy[1].tolist(), numpy[2:], random.getstate()]
 
 
-def in_pyro(number: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Names and trained weights."""
-    import ppl_vae.inference
-    from ppl_vae import fit
+@contextmanager
+def shaken(number: int) -> Iterator[None]:
+    """Other random states of the process, which what happens inside leaves as they are."""
+    torch.manual_seed(number)
+    np.random.seed(number)  # noqa: NPY002 - the one that others use
+    random.seed(number)
+    before = states()
+    yield
+    assert states() == before, "the caller's random state changed"
+
+
+def in_pyro(number: int) -> Runs:
+    """Trained weights by name."""
     from support import make, objective_of
 
-    def weights(case: Case, objective: Any) -> dict[str, np.ndarray]:
-        model = make(case)
-        shake(number)
-        before = states()
-        fit(model, case.data(0), objective, progress=False, **SETTINGS)
-        assert states() == before, f"{case.name} changed the caller's random state"
+    from ppl_vae.inference import ELBO, Lagging, fit
+
+    def weights(case: Case, objective: Callable[[], Any]) -> Weights:
+        model, loss = make(case), objective()
+        with shaken(number):
+            fit(model, case.data(0), loss, progress=False, **SETTINGS)
         return {name: value.numpy() for name, value in model.state_dict().items()}
 
-    for case in CASES_AND_MORE:
-        yield case.name, weights(case, objective_of(case))
-    for name, loss in LOSSES.items():
-        yield name, weights(of_objective(name), loss.make())
-    lagging = ppl_vae.inference.Lagging(ppl_vae.inference.ELBO(), window=1, most=3, patience=1)
-    yield "Lagging", weights(BY_NAME["vae"], lagging)
+    runs = {case.name: partial(weights, case, partial(objective_of, case)) for case in EVERY_CASE}
+    runs |= {name: partial(weights, of_loss(name), loss.make) for name, loss in LOSSES.items()}
+    lagging = partial(Lagging, ELBO(), window=1, most=3)
+    return runs | {"Lagging": partial(weights, BY_NAME["vae"], lagging)}
 
 
-def in_numpyro(number: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Names and trained weights, without cases that ask for parameters that are not trained."""
+def in_numpyro(number: int) -> Runs:
+    """Likewise, without runs of parameters that are not trained, which the port refuses."""
     from port_support import key
     from test_numpyro_every_objective import make
 
     import ppl_vae.numpyro.models
     from ppl_vae.numpyro import inference
 
-    def weights(case: Case, objective: Any) -> dict[str, np.ndarray]:
-        model = case.model.make(ppl_vae.numpyro.models, key=key())
-        shake(number)
-        before = states()
-        history = inference.fit(model, case.data(0), objective, progress=False, **SETTINGS)
-        assert states() == before, f"{case.name} changed the caller's random state"
-        trained: dict[str, np.ndarray] = history.model.state_dict()
+    def weights(case: Case, objective: Callable[[], Any]) -> Weights:
+        model, loss = case.model.make(ppl_vae.numpyro.models, key=key()), objective()
+        with shaken(number):
+            history = inference.fit(model, case.data(0), loss, progress=False, **SETTINGS)
+        trained: Weights = history.model.state_dict()
         return trained
 
-    for case in CASES_AND_MORE:
-        if case.unused is None:
-            yield case.name, weights(case, case.objective.make(inference))
+    runs = {
+        case.name: partial(weights, case, partial(case.objective.make, inference))
+        for case in EVERY_CASE
+        if case.unused is None
+    }
     for name, loss in LOSSES.items():
-        if of_objective(name).unused is None:
-            yield name, weights(of_objective(name), make(loss))
-    lagging = inference.Lagging(inference.ELBO(), window=1, most=3, patience=1)
-    yield "Lagging", weights(BY_NAME["vae"], lagging)
+        if of_loss(name).unused is None:
+            runs[name] = partial(weights, of_loss(name), partial(make, loss))
+    lagging = partial(inference.Lagging, inference.ELBO(), window=1, most=3)
+    return runs | {"Lagging": partial(weights, BY_NAME["vae"], lagging)}
 
 
-def fingerprint(weights: dict[str, np.ndarray]) -> str:
+def fingerprint(weights: Weights) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(f"{name} {weights[name].dtype} {weights[name].shape}".encode())
@@ -112,12 +116,10 @@ def fingerprint(weights: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-BACKENDS: dict[str, Callable[[int], Iterator[tuple[str, dict[str, np.ndarray]]]]] = {
-    "pyro": in_pyro,
-    "numpyro": in_numpyro,
-}
+BACKENDS: dict[str, Callable[[int], Runs]] = {"pyro": in_pyro, "numpyro": in_numpyro}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name, weights in BACKENDS[sys.argv[1]](int(sys.argv[2])):
-        print(name, fingerprint(weights), flush=True)
+    every = BACKENDS[sys.argv[1]](int(sys.argv[2]))
+    for name in sys.argv[3:] or every:
+        print(name, fingerprint(every[name]()), flush=True)

@@ -1,6 +1,7 @@
 """Several processes train as one does: the same losses, the same weights, one set of files."""
 
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -70,6 +71,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_equal(found: list[dict[str, np.ndarray]], expected: dict[str, np.ndarray]) -> None:
     """Bit for bit between processes, and what one process finds, but for rounding."""
+    assert found
     for arrays in found:
         assert arrays.keys() == expected.keys()
         for name, value in expected.items():
@@ -115,6 +117,17 @@ def test_the_first_process_alone_writes_and_shows(one: Path, two: tuple[Path, st
     rows = [(folder / "rank0" / "metrics.csv").read_text().splitlines() for folder in (out, one)]
     assert len(rows[0]) == len(rows[1]) == 1 + 2
     assert shown.count("files: epoch 2/2") == 1
+
+
+def test_another_number_of_processes_goes_on(
+    one: Path, two: tuple[Path, str], tmp_path: Path
+) -> None:
+    found = []
+    for out in (one, two[0]):
+        shutil.copytree(out / "rank0", tmp_path / out.name / "rank0")
+        found.append(several_processes.files(tmp_path / out.name, epochs=3, resume=True))
+    assert_equal(found[1:], found[0])
+    assert len(found[0]["loss"]) == 3
 
 
 def test_what_is_refused(two: tuple[Path, str]) -> None:

@@ -28,10 +28,11 @@ from torch import Tensor
 import ppl_vae.inference
 import ppl_vae.models
 from ppl_vae.estimates import Estimate
-from ppl_vae.inference import STL, VIMCO, Objective, log_likelihood
+from ppl_vae.inference import STL, VIMCO, Objective, Renyi, log_likelihood
 from ppl_vae.inference.kl import _divergence
 from ppl_vae.models import RankOneNormalNet
 from ppl_vae.models.distributions import Bernoullis, LogVarNormal
+from ppl_vae.models.ladder_vae import merge
 
 SAME_EVERY_TIME: dict[str, Any] = {
     "deadline": None,
@@ -150,6 +151,14 @@ def test_where_one_particle_has_all_weight(name: str, k: int, most: float) -> No
     np.testing.assert_allclose(grad, one, atol=1e-5)
 
 
+def test_the_bound_of_renyi_keeps_its_digits_where_one_of_many_has_all_weight() -> None:
+    for k in range(900, 1000, 7):
+        log_w = np.full((k, 1), -100, np.float32)
+        log_w[0] = 0
+        loss, _ = value_and_gradient(Renyi(0.0, k), log_w)
+        assert loss == pytest.approx(math.log(k), rel=1e-6)
+
+
 @pytest.mark.parametrize("mean", ["geometric", "arithmetic"])
 @settings(max_examples=20, **SAME_EVERY_TIME)
 @given(log_weights(at_least=2, at_most=60))
@@ -203,6 +212,19 @@ def test_divergence_of_normals_of_any_scales(log_var: np.ndarray, loc: np.ndarra
         return
     assert kl.item() == pytest.approx(exact, rel=1e-4, abs=1e-4)
     assert all(all_finite(grad) for grad in torch.autograd.grad(kl, leaves))
+
+
+@settings(max_examples=20, **SAME_EVERY_TIME)
+@given(arrays((2,), -80.0, 80.0), arrays((2,), -1e3, 1e3))
+def test_products_of_normals_of_any_scales(log_var: np.ndarray, loc: np.ndarray) -> None:
+    leaves = [torch.tensor(value[None], requires_grad=True) for value in (*log_var, *loc)]
+    q = merge(*(dist.Independent(LogVarNormal(leaves[2 + i], leaves[i]), 1) for i in range(2)))
+    log_precision = np.logaddexp(*-log_var.astype(float))
+    mean = (np.exp(-log_var.astype(float) - log_precision) * loc).sum()
+    found = q.base_dist.loc, q.base_dist.log_var
+    assert [v.item() for v in found] == pytest.approx([mean, -log_precision], rel=1e-4, abs=1e-4)
+    grads = torch.autograd.grad(q.base_dist.loc + q.base_dist.scale, leaves)
+    assert all(map(all_finite, grads))
 
 
 @pytest.mark.parametrize("discrete", [dist.Bernoulli, dist.Categorical, dist.OneHotCategorical])

@@ -3,6 +3,7 @@
 To compile takes most of the time: every objective is compiled once, for one of its pairs.
 """
 
+import contextlib
 import functools
 import math
 
@@ -30,6 +31,7 @@ import ppl_vae.numpyro.inference
 import ppl_vae.numpyro.models
 from ppl_vae.numpyro.inference import VIMCO, log_likelihood
 from ppl_vae.numpyro.inference.kl import _divergence
+from ppl_vae.numpyro.inference.multi_sample import MultiSample
 from ppl_vae.numpyro.models import RankOneNormalNet
 from ppl_vae.numpyro.models.base import parameters, with_parameters
 from ppl_vae.numpyro.models.distributions import LogVarNormal
@@ -43,7 +45,7 @@ SAME_EVERY_TIME = {
     "phases": [Phase.explicit, Phase.generate],  # to look for a smaller example takes minutes
     "suppress_health_check": [HealthCheck.function_scoped_fixture],
 }
-NAMES = [name for name in LOSSES if name not in VARIANTS]
+NAMES = [name for name in LOSSES if name not in VARIANTS | {"TVO-upper"}]
 COMPILED = {}
 
 
@@ -83,7 +85,7 @@ def settings_of(row):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=10, **SAME_EVERY_TIME)
+@settings(max_examples=8, **SAME_EVERY_TIME)
 @given(st.data())
 def test_loss_and_gradients_are_finite(name, drawn):
     pairs = pairs_of(name)
@@ -91,7 +93,7 @@ def test_loss_and_gradients_are_finite(name, drawn):
     assert_finite(name, make(LOSSES[name], **settings_of(name)), pair, drawn, name)
 
 
-AT_ENDS = [end for end in ENDS if end[0] in ("Relaxed", "IWAE", "Renyi")]
+AT_ENDS = [end for end in ENDS if end[2].get("temperature", 1e6) != 1e6 or end[1] == "IWAE"]
 
 
 @pytest.mark.parametrize(("name", "cls", "arguments"), AT_ENDS)
@@ -103,31 +105,24 @@ def test_arguments_at_their_ends(name, cls, arguments, drawn):
 
 
 K = 100
+OF_WEIGHTS = [name for name, bound in BOUNDS.items() if bound.cls != "ELBO"]
 
 
 @functools.cache
 def of_table(name):
-    """Value and gradient of an objective by the log weights of K particles, compiled."""
+    """Loss of K log weights and its gradient, compiled."""
     bound = BOUNDS[name]
     objective = getattr(ppl_vae.numpyro.inference, bound.cls)(*bound.arguments(K))
 
     def loss(log_w):
-        def guide(x):
-            with numpyro.plate("data", len(x)):
-                numpyro.sample("z", dist.Normal(jnp.zeros(len(x)), 1.0))
-
-        def model(x):
-            guide(x)
-            with numpyro.plate("data", len(x)):
-                here = dist.Delta(jnp.broadcast_to(x, log_w.shape), log_w)
-                numpyro.sample("x", here, obs=x)
-
-        return objective.differentiable_loss(model, guide, jnp.zeros(log_w.shape[1]), key=key())
+        if isinstance(objective, MultiSample):
+            return -objective.bound(log_w.reshape(objective.groups, objective.k, -1)).mean(0).sum()
+        return objective.value(log_w).sum()
 
     return jax.jit(jax.value_and_grad(loss))
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", OF_WEIGHTS)
 @settings(max_examples=15, **SAME_EVERY_TIME)
 @given(log_weights(at_least=K, at_most=K))
 def test_bounds_of_any_log_weights_are_those_of_double_precision(name, log_w):
@@ -137,7 +132,7 @@ def test_bounds_of_any_log_weights_are_those_of_double_precision(name, log_w):
         bound.sign * bound.value(exact).sum(), rel=3e-6, abs=tolerance(log_w)
     )
     assert np.isfinite(grad).all()
-    if bound.gradient is not None:
+    if bound.cls in ("IWAE", "MIWAE", "CIWAE", "Renyi") and bound.gradient is not None:
         np.testing.assert_allclose(grad, -bound.gradient(exact), atol=tolerance(log_w))
 
 
@@ -153,7 +148,9 @@ def test_signals_of_vimco_are_those_of_double_precision(mean, log_w):
 
 @jax.jit
 def of_logit(logit, x):
-    return jax.value_and_grad(lambda v: dist.Bernoulli(logits=v).log_prob(x).sum())(logit)
+    return jax.value_and_grad(
+        lambda v: dist.Bernoulli(logits=v, validate_args=False).log_prob(x).sum()
+    )(logit)
 
 
 @settings(max_examples=40, **SAME_EVERY_TIME)
@@ -183,7 +180,9 @@ def test_normals_of_any_scale(log_var, away):
         return
     exact = -0.5 * (square + float(log_var[0]) + math.log(2 * math.pi))
     expected = exact, away[0] * precision, 0.5 * (square - 1)
-    assert [float(log_p), *map(float, grads)] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert [log_p.item(), *(grad.item() for grad in grads)] == pytest.approx(
+        expected, rel=1e-4, abs=1e-4
+    )
 
 
 @jax.jit
@@ -218,7 +217,7 @@ def test_a_precision_beyond_single_precision_is_cut(log_precision):
         q = with_parameters(net, weights)(jnp.ones(2))
         return q.log_prob(q.sample(key())) + q.entropy()
 
-    value, grads = jax.value_and_grad(loss)({**weights, "log_precision.bias": bias})
+    value, grads = jax.jit(jax.value_and_grad(loss))({**weights, "log_precision.bias": bias})
     assert all(np.isfinite(part).all() for part in (value, *grads.values()))
 
 
@@ -232,12 +231,9 @@ def test_log_likelihood_of_many_draws_in_pieces():
     sizes = linear_gaussian.X_DIM, linear_gaussian.Z_DIM, ()
     model = room.VAE(*sizes, decoder=decoder, key=key())
     weights = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
-    with float64():
-        found = log_likelihood(
-            with_parameters(model, weights), x.numpy(), k=100_000, particles=8000
-        )
-    np.testing.assert_allclose(found.values, exact, rtol=1e-8)
-    single = {name: value.astype(np.float32) for name, value in weights.items()}
-    model, x = with_parameters(model, single), x.numpy().astype(np.float32)
-    found = log_likelihood(model, x, k=100_000, particles=8000)
-    np.testing.assert_allclose(found.values, exact, rtol=1e-4)
+    for kind, tolerated in ((np.float64, 1e-8), (np.float32, 1e-4)):
+        with float64() if kind == np.float64 else contextlib.nullcontext():
+            own = {name: jnp.asarray(value, kind) for name, value in weights.items()}
+            data = x.numpy().astype(kind)
+            found = log_likelihood(with_parameters(model, own), data, k=100_000, particles=8000)
+        np.testing.assert_allclose(found.values, exact, rtol=tolerated)

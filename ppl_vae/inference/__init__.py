@@ -31,10 +31,12 @@ from ppl_vae.inference.piwae import PIWAE
 from ppl_vae.inference.relaxed import Relaxed
 from ppl_vae.inference.renyi import CUBO, Renyi
 from ppl_vae.inference.semi_supervised import SemiSupervised
+from ppl_vae.inference.step import svi_step
 from ppl_vae.inference.tvo import TVO
 from ppl_vae.inference.vimco import VIMCO
 from ppl_vae.inference.wake_sleep import RWS, WakeSleep
 from ppl_vae.measures.gaps import Gaps
+from ppl_vae.optimizers import SGD, Adam, Adamax, AdamW
 from ppl_vae.runs import History
 from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 
@@ -66,9 +68,14 @@ __all__ = [
     "Objective",
     "Schedule",
     # training
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Adamax",
     "ExponentialDecay",
     "History",
     "fit",
+    "svi_step",
     # using
     "impute",
     # comparing

@@ -23,6 +23,8 @@ LOOK_EVERY = {"cuda": 50}
 """Steps between looks for a signal, by the type of device; to look is to wait for the device."""
 STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What `torchrun` tells a process."""
+_again: list[bool] = []
+"""Not empty if there were processes of this job before; a machine counts its own restarts alone."""
 
 
 def join(device: torch.device) -> Processes:
@@ -46,6 +48,9 @@ def join(device: torch.device) -> Processes:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=size)
         atexit.register(_leave)
+        used = rank == 0 and store.add("used", 1) > 1  # it outlives the processes
+        if _largest(int(used or is_restarted()), device) > 0:
+            _again.append(True)
     if dist.get_rank() > 0:
         logging.getLogger("ppl_vae").setLevel(logging.ERROR)
     group: Any = dist.group.WORLD
@@ -64,14 +69,23 @@ def _agreed(store: Any, rank: int, size: int) -> str:
         answer: str = store.get(f"answer/{name}").decode()
         store.set(f"known/{answer}/{rank}", "")
         return answer
-    waiting = set(range(1, size))
+    waiting, since = set(range(1, size)), time.monotonic()
     while waiting:
+        if time.monotonic() - since > store.timeout.total_seconds():
+            raise TimeoutError(f"processes {sorted(waiting)} of {size} did not come")
         for other in sorted(waiting):
             if store.check([f"ask/{other}"]):
                 store.set("answer/" + store.get(f"ask/{other}").decode(), name)
         waiting = {other for other in waiting if not store.check([f"known/{name}/{other}"])}
         time.sleep(0.01)
     return name
+
+
+def _largest(number: int, device: torch.device) -> int:
+    """The largest number that one of the processes has."""
+    found = torch.tensor(number, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
 
 
 def _leave() -> None:
@@ -97,7 +111,7 @@ def _is_one_of_several() -> bool:
 
 def is_restarted() -> bool:
     """Whether `torchrun` has started this program anew, because a process has failed."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return bool(_again) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def find_checkpoint(
@@ -127,16 +141,16 @@ class Together(Interrupt):
     def __init__(self, own: Interrupt, processes: Processes) -> None:
         self.own, self.processes = own, processes
         self.looks = 0
+        self.found: signal.Signals | None = None
 
     @property
     def asked(self) -> signal.Signals | None:  # type: ignore[override]
         every = LOOK_EVERY.get(self.processes.device.type, 1)
         self.looks += 1
-        if self.looks % every:
-            return None
-        here = torch.tensor(int(self.own.asked or 0), device=self.processes.device)
-        dist.all_reduce(here, dist.ReduceOp.MAX)
-        return signal.Signals(int(here)) if here > 0 else None
+        if self.found is None and self.looks % every == 0:
+            number = _largest(int(self.own.asked or 0), self.processes.device)
+            self.found = signal.Signals(number) if number > 0 else None
+        return self.found
 
     def stop(self, line: str) -> NoReturn:
         if self.processes.first:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 
@@ -141,7 +140,7 @@ def posterior_collapse(
 ) -> PosteriorCollapse:
     """See `ppl_vae.inference.diagnostics.posterior_collapse`."""
     check_positive("epsilon", epsilon)
-    if not (isinstance(delta, Real) and 0 <= delta < 1):
+    if not (isinstance(delta, float | int | np.number) and 0 <= delta < 1):
         raise ValueError(f"delta should lie in [0, 1), was {delta!r}")
     active = active_units(pair, threshold, k)
     parts = pair.joint(k, _per_datum)

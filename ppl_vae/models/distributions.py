@@ -84,7 +84,9 @@ class LogVarNormal(dist.Normal):
             LogVarNormal, _instance
         )
         new.log_var = self.log_var.expand(batch_shape)
-        expanded: LogVarNormal = super().expand(batch_shape, _instance=new)
+        expanded: LogVarNormal = super().expand(  # type: ignore[no-untyped-call]
+            batch_shape, _instance=new
+        )
         return expanded
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from ppl_vae.numpyro.inference.semi_supervised import SemiSupervised
 from ppl_vae.numpyro.inference.tvo import TVO
 from ppl_vae.numpyro.inference.vimco import VIMCO
 from ppl_vae.numpyro.inference.wake_sleep import RWS, WakeSleep
+from ppl_vae.optimizers import SGD, Adam, Adamax, AdamW
 from ppl_vae.runs import History
 from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
 
@@ -66,6 +67,10 @@ __all__ = [
     "Objective",
     "Schedule",
     # training
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Adamax",
     "ExponentialDecay",
     "History",
     "fit",

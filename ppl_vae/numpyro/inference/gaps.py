@@ -184,7 +184,7 @@ class _Batch:
 
     def _target(self, chains: int) -> Tempered:
         if chains not in self.targets:
-            settings = {"chains": chains, "max_plate_nesting": self.nesting}
+            settings: dict[str, Any] = {"chains": chains, "max_plate_nesting": self.nesting}
             self.targets[chains] = Tempered(self.pair.model, *self.data, **settings)
         return self.targets[chains]
 

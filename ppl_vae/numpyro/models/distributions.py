@@ -18,9 +18,7 @@ class LogVarNormal(dist.Normal):  # type: ignore[misc]
 
     pytree_data_fields = ("log_var",)
 
-    def __init__(
-        self, loc: Array, log_var: Array, *, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, loc: Array, log_var: Array, *, validate_args: bool | None = None) -> None:
         self.log_var = log_var
         super().__init__(loc, jnp.exp(0.5 * log_var), validate_args=validate_args)
 

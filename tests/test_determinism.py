@@ -1,0 +1,77 @@
+"""Equal seeds give equal bytes, in fresh processes, whatever else is random in them."""
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from every_objective import FOR_FIT_ALONE, LOSSES
+from fingerprints import BY_NAME, EVERY_CASE
+from support import trained
+
+import ppl_vae.inference
+import ppl_vae.models
+from ppl_vae.inference import Objective
+
+HERE = Path(__file__).parent
+IN_THE_PORT = (
+    "pixels-drawn-anew",
+    "hierarchical-norm",
+    "vhp-geco",
+    "dreg",
+    "rws",
+    "relaxed",
+    "m2-semi-supervised",
+    "Lagging",
+)
+"""Compiling all of them takes minutes. These have what is random in `fit` and in programs: order,
+pixels, labels in each batch, draws of each kind, what is dreamt, running statistics, phases."""
+
+
+def fingerprints(*arguments: str, hash_seed: int) -> dict[str, str]:
+    """What `fingerprints.py` prints in a fresh process, whose sets have another order."""
+    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    env = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": str(hash_seed)}
+    command = [sys.executable, str(HERE / "fingerprints.py"), *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def test_fresh_processes_give_equal_bytes_for_every_model_and_objective() -> None:
+    one, other = (fingerprints("pyro", str(n), hash_seed=n) for n in (1, 2))
+    assert one == other
+    assert one.keys() == {*LOSSES, *FOR_FIT_ALONE, *(case.name for case in EVERY_CASE)}
+    assert len(set(one.values())) > 0.9 * len(one)  # they are of runs that differ
+
+
+def test_fresh_processes_give_equal_bytes_in_the_port() -> None:
+    pytest.importorskip("port_support")
+    one, other = (fingerprints("numpyro", str(n), *IN_THE_PORT, hash_seed=n) for n in (1, 2))
+    assert one == other
+    assert tuple(one) == IN_THE_PORT
+    assert len(set(one.values())) == len(one)
+
+
+def things() -> Iterator[Any]:
+    """What a user makes before a call of `fit`: objectives, models, and their parts."""
+    for room in (ppl_vae.inference, ppl_vae.models):
+        for thing in vars(room).values():
+            if inspect.isclass(thing) and thing.__module__.startswith(room.__name__):
+                yield thing
+
+
+def test_the_seed_of_everything_is_one_argument() -> None:
+    made = list(things())
+    assert sum(issubclass(thing, Objective) for thing in made) > 15
+    for thing in [*made, ppl_vae.inference.fit]:
+        names = [*inspect.signature(thing).parameters]
+        random = [n for n in names if "seed" in n or "generator" in n or n in ("key", "rng")]
+        assert random == (["seed"] if thing is ppl_vae.inference.fit else []), thing
+    case = BY_NAME["vae"]
+    states = [trained(case, seed=seed).state_dict() for seed in (0, 1)]
+    assert not any(states[0][name].equal(states[1][name]) for name in states[0])
