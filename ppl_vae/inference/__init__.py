@@ -31,7 +31,6 @@ from ppl_vae.inference.piwae import PIWAE
 from ppl_vae.inference.relaxed import Relaxed
 from ppl_vae.inference.renyi import CUBO, Renyi
 from ppl_vae.inference.semi_supervised import SemiSupervised
-from ppl_vae.inference.step import svi_step
 from ppl_vae.inference.tvo import TVO
 from ppl_vae.inference.vimco import VIMCO
 from ppl_vae.inference.wake_sleep import RWS, WakeSleep
@@ -75,7 +74,6 @@ __all__ = [
     "ExponentialDecay",
     "History",
     "fit",
-    "svi_step",
     # using
     "impute",
     # comparing

@@ -51,8 +51,9 @@ def once(value: Array) -> Array:
     Else its maximum and what is subtracted from it may be two roundings of one sum, which of log
     weights of 1e9 and more are hundreds apart: a softmax would be inf / inf.
     """
-    same: Array = lax.optimization_barrier(value)
-    return same
+    barrier: Any = lax.optimization_barrier  # jax gives it no types
+    kept: Array = barrier(value)
+    return kept
 
 
 def _dims(mask: Any) -> int:
