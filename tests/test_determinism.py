@@ -21,15 +21,11 @@ HERE = Path(__file__).parent
 IN_THE_PORT = (
     "pixels-drawn-anew",
     "hierarchical-norm",
-    "vhp-geco",
-    "dreg",
     "rws",
-    "relaxed",
     "m2-semi-supervised",
-    "Lagging",
 )
 """Compiling all of them takes minutes. These have what is random in `fit` and in programs: order,
-pixels, labels in each batch, draws of each kind, what is dreamt, running statistics, phases."""
+pixels, labels in each batch, draws of each kind, what is dreamt; and running statistics."""
 
 
 def fingerprints(*arguments: str, hash_seed: int) -> dict[str, str]:

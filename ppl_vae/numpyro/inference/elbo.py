@@ -20,7 +20,6 @@ from ppl_vae.numpyro.inference.baselines import Baseline, centring, check_baseli
 from ppl_vae.numpyro.inference.draws import Draws, Program, draw, peel
 from ppl_vae.numpyro.inference.kl import closed_kl, lacking, same
 from ppl_vae.numpyro.inference.objective import Objective
-from ppl_vae.numpyro.inference.weights import once
 from ppl_vae.numpyro.models.base import parameters, with_parameters
 from ppl_vae.schedules import Schedule
 
@@ -251,7 +250,7 @@ def _log_joint(draws: Draws, beta: float | Array, leave_out: set[str]) -> Array:
             "all sites should have one scale and mask where the model sums over some of them"
         )
     dims = tuple(site.enum_dim for site in only_model if site.enum_dim is not None)
-    joint = once(_sum(site.log_prob for site in sites))
+    joint = _sum(site.log_prob for site in sites)
     # The mask once more: a masked datum's sum over C classes is log C, where it should be nothing.
     masked: Array = scale_and_mask(logsumexp(joint, axis=dims, keepdims=True), mask=mask)
     return scale * masked

@@ -15,7 +15,6 @@ from numpyro import handlers
 from ppl_vae.checks import check_fraction, check_positive
 from ppl_vae.numpyro.inference.draws import Draws, Program, draw
 from ppl_vae.numpyro.inference.objective import Objective
-from ppl_vae.numpyro.inference.weights import once
 
 Update = Literal["rewo", "geco"]
 LARGEST = math.log(1e6)
@@ -134,7 +133,7 @@ class GECO(Objective):
         proposal = handlers.condition(handlers.block(guide, hide_fn=hide_none), data=values)
         again = draw(prior, proposal, *data, k=self.k, key=for_inner, **settings)
         drawn = [site for site in again.guide.values() if not site.observed]
-        log_w = once(_sum(again.model.values()) - _sum(drawn))
+        log_w = _sum(again.model.values()) - _sum(drawn)
         return -log_x[0], (log_q - logsumexp(log_w, 0) + math.log(self.k)).reshape(-1)  # (3)
 
     def _free_of_inner(self, names: set[str], *, hide: bool) -> Callable[[Any], bool]:

@@ -62,5 +62,6 @@ class TVO(PathObjective):
         """beta and its interval's width, (P, 1, 1), and the v_i at each beta, (P, K, N)."""
         edges = jnp.asarray(self.edges, log_w.dtype)[:, None, None]
         beta = edges[1:] if self.bound == "upper" else edges[:-1]
+        # Compiled, a product and a difference are one operation: they are not rounded alike.
         share = jax.nn.softmax(beta * (log_w - log_w.max(0)), axis=1)
         return beta, jnp.diff(edges, axis=0), share

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.scipy.special import logsumexp
 from numpyro.distributions.util import scale_and_mask
 
@@ -29,9 +29,9 @@ def log_weights(draws: Draws) -> Array:
                 "use ELBO, which is a bound for all data together"
             )
     terms = [site.log_prob for site in draws.model.values()]
-    log_w = once(reduce(jnp.add, [*terms, *(-site.log_prob for site in latents(draws))]))
+    log_w = reduce(jnp.add, [*terms, *(-site.log_prob for site in latents(draws))])
     particles, n = log_w.shape[-2:]
-    summed = once(jnp.asarray(logsumexp(log_w.reshape(-1, particles, n), axis=0)))
+    summed = jnp.asarray(logsumexp(log_w.reshape(-1, particles, n), axis=0))
     sites = (*draws.model.values(), *draws.guide.values())
     enumerated = [site for site in sites if site.enum_dim is not None]
     if all(same(site.mask, None) for site in enumerated):
@@ -43,17 +43,6 @@ def log_weights(draws: Draws) -> Array:
     # The mask once more: a masked datum's sum over C classes is log C, where it should be nothing.
     masked: Array = scale_and_mask(summed, mask=mask)
     return masked
-
-
-def once(value: Array) -> Array:
-    """`value`, computed once where it is compiled.
-
-    Else its maximum and what is subtracted from it may be two roundings of one sum, which of log
-    weights of 1e9 and more are hundreds apart: a softmax would be inf / inf.
-    """
-    barrier: Any = lax.optimization_barrier  # jax gives it no types
-    kept: Array = barrier(value)
-    return kept
 
 
 def _dims(mask: Any) -> int:
