@@ -1,7 +1,7 @@
 # Two commands on a fresh machine that has git, make and Python 3.11 or newer:
 #   make demo    install what the library needs, then compare classifiers on real digits
 #   make test    install the tools and all extras as well, then run the tests
-# Also: make lint, make clean. Another interpreter: make test PYTHON=python3.12
+# Also: make lint, make audit (known vulnerabilities of the pinned versions), make clean. Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PINNED := $(shell grep '^torch==' constraints.txt)
 SPEC := pyproject.toml constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint audit clean
 
 demo: $(VENV)/.installed-runtime
 	$(BIN)/python examples/semi_supervised.py
@@ -25,8 +25,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# In an environment of its own: what it needs is none of the project's business. It asks PyPI.
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --disable-pip --no-deps
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
