@@ -98,6 +98,7 @@ class Victim:
                 try:
                     # More often than not before its end, so that runs are killed several times.
                     process.wait(generator.uniform(0, 0.6 * self.seconds))
+                    self.seconds *= 0.7  # it was faster than the whole run
                 except subprocess.TimeoutExpired:
                     process.kill()
                     self.kills += 1
