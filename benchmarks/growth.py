@@ -63,7 +63,7 @@ def write(found: dict[str, Found], device: str) -> None:
 
 def redraw() -> None:
     draw(json.loads(RESULTS.read_text())).savefig(PICTURE, dpi=150)
-    print(f"drew {PICTURE} from {RESULTS}")
+    print(f"drew {PICTURE.name} from {RESULTS.name}")
 
 
 def draw(measured: dict[str, Any]) -> Figure:

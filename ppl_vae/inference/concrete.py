@@ -1,7 +1,8 @@
 """Concrete distributions: relaxations of discrete ones, as densities of logits."""
 
 import math
-from typing import Any
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCate
 class _Relaxation(TorchDistribution):
     """What both share: logits alpha, a temperature t, and values that never saturate."""
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's form)
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = True
     event_dims = 0
 
@@ -37,16 +38,6 @@ class _Relaxation(TorchDistribution):
         z = cls.relaxed(value)
         return cls.nearest(value) + (z - z.detach()) if hard else z
 
-    @staticmethod
-    def relaxed(value: Tensor) -> Tensor:
-        """The relaxed variable z of this logit."""
-        raise NotImplementedError
-
-    @staticmethod
-    def nearest(value: Tensor) -> Tensor:
-        """The discrete value that is nearest to z."""
-        raise NotImplementedError
-
     def _log_temperature(self) -> float | Tensor:
         t = self.temperature  # a tensor in a compiled step, where a schedule has no value
         return t.log() if isinstance(t, Tensor) else math.log(t)
@@ -54,6 +45,16 @@ class _Relaxation(TorchDistribution):
     def _gumbel(self, sample_shape: Any) -> Tensor:
         empty = self.logits.new_empty(self._extended_shape(sample_shape))
         return -empty.exponential_().log()
+
+    @staticmethod
+    @abstractmethod
+    def relaxed(value: Tensor) -> Tensor:
+        """The relaxed variable z of this logit."""
+
+    @staticmethod
+    @abstractmethod
+    def nearest(value: Tensor) -> Tensor:
+        """The discrete value that is nearest to z."""
 
 
 class BinConcrete(_Relaxation):

@@ -1,7 +1,8 @@
 """Concrete distributions as densities of logits, as `ppl_vae.inference.concrete`."""
 
 import math
-from typing import Any
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from numpyro.distributions import (
 class _Relaxation(Distribution):  # type: ignore[misc]
     """What both share: logits alpha, a temperature t, and values that never saturate."""
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (numpyro's form)
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     reparametrized_params = ("logits",)
     pytree_data_fields = ("temperature", "logits")
     event_dims = 0
@@ -36,25 +37,25 @@ class _Relaxation(Distribution):  # type: ignore[misc]
     def has_rsample(self) -> bool:
         return True
 
-    def from_noise(self, noise: Array) -> Array:
-        """The draw that this noise makes."""
-        raise NotImplementedError
-
     @classmethod
     def seen(cls, value: Array, hard: bool) -> Array:
         """What a program is given: z, or the nearest discrete value with the gradient of z."""
         z = cls.relaxed(value)
         return cls.nearest(value) + (z - lax.stop_gradient(z)) if hard else z
 
-    @staticmethod
-    def relaxed(value: Array) -> Array:
-        """The relaxed variable z of this logit."""
-        raise NotImplementedError
+    @abstractmethod
+    def from_noise(self, noise: Array) -> Array:
+        """The draw that this noise makes."""
 
     @staticmethod
+    @abstractmethod
+    def relaxed(value: Array) -> Array:
+        """The relaxed variable z of this logit."""
+
+    @staticmethod
+    @abstractmethod
     def nearest(value: Array) -> Array:
         """The discrete value that is nearest to z."""
-        raise NotImplementedError
 
 
 class BinConcrete(_Relaxation):
