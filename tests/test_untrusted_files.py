@@ -4,7 +4,7 @@ import ast
 import ctypes
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,37 +48,49 @@ sys.addaudithook(_hook)
 def watched() -> Iterator[None]:
     """Nothing inside runs a program, compiles code, unpickles, writes a file, or takes memory."""
     global _watching
-    _watching = True
-    try:
-        with little_memory(200 * 2**20):
+    with little_memory(200 * 2**20):
+        _watching = True
+        try:
             yield
-    finally:
-        _watching = False
-        seen = _seen.copy()
-        _seen.clear()
+        finally:
+            _watching = False
+            seen = _seen.copy()
+            _seen.clear()
     assert seen == []
 
 
 @contextmanager
 def little_memory(most: int) -> Iterator[None]:
-    """Inside, an array that needs more address space, in bytes, is an AssertionError (on Linux)."""
+    """Inside, arrays that take more memory, in bytes, are an AssertionError (on Linux).
+
+    The limit on address space stops what is far too large before it is taken. What fits into
+    memory that earlier tests freed and the process kept is seen by the peak of its resident pages.
+    """
     if sys.platform != "linux":
         yield
         return
     import resource
 
-    # What earlier tests freed is kept for the next array: here each large one is to be new.
-    ctypes.CDLL(None).mallopt(memory.MMAP_THRESHOLD, 2**17)
+    ctypes.CDLL(None).malloc_trim(0)  # kept memory is resident no more
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + most, limits[1]))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak()
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         raise AssertionError(f"took more than {most} bytes") from error
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
-        memory.keep_freed()
+    assert peak() - before <= most
+
+
+def peak() -> int:
+    """The most memory, in bytes, that was resident."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -98,14 +110,23 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     assert not list(tmp_path.rglob("executed"))
 
 
-def test_the_watch_sees_what_it_is_for(tmp_path: Path) -> None:
-    for act in (
-        lambda: eval("1 + 1"),
-        lambda: (tmp_path / "file").write_text("a"),
-        lambda: torch.zeros(2**27),
-    ):
-        with pytest.raises(AssertionError), watched():
-            act()
+@pytest.mark.parametrize(
+    "act",
+    [lambda: eval("1 + 1"), lambda: Path("file").write_text("a"), lambda: torch.zeros(2**27)],
+    ids=["code", "write", "memory"],
+)
+def test_the_watch_sees_what_it_is_for(act: Callable[[], object]) -> None:
+    with pytest.raises(AssertionError), watched():
+        act()
+
+
+def test_the_watch_sees_memory_that_an_earlier_test_freed() -> None:
+    """A step keeps what was freed: a new array then needs no new address space."""
+    memory.keep_freed()
+    held = [torch.ones(size) for size in (2**26 + 2**20, 2**20)]
+    del held[0]  # what lies below the other one cannot go back to the system
+    with pytest.raises(AssertionError), watched():
+        torch.ones(2**26)
 
 
 # The corpus
