@@ -24,8 +24,8 @@ import tyro
 from soak_runs import RUNS, train
 
 from ppl_vae import files
-from ppl_vae.checkpoints import CHECKPOINT
-from ppl_vae.metrics import METRICS
+from ppl_vae.runs.checkpoints import CHECKPOINT
+from ppl_vae.runs.metrics import METRICS
 
 
 def differences(a: Path, b: Path) -> list[str]:

@@ -32,7 +32,7 @@ from ppl_vae.data import Images, Splits
 from ppl_vae.data.images import binarise
 from ppl_vae.inference import ELBO, Hybrid
 from ppl_vae.models import CVAE, Baseline
-from ppl_vae.runs import History
+from ppl_vae.runs.history import History
 
 PUBLISHED = {1: (100.03, 68.62, 64.05), 2: (62.14, 45.57, 44.96), 3: (26.01, 20.97, 20.97)}
 """Of the paper, on MNIST: NN, CVAE by Monte Carlo and by importance sampling; nats per image."""

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ppl_vae.measures.calibration import Calibration
-from ppl_vae.runs import History
+from ppl_vae.runs.history import History
 
 FEW = 4
 """So many curves leave room for their legend among them."""

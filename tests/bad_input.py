@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from cases import CASES, Part, labelled, partly_labelled, pixels
 
-from ppl_vae.optimizers import Adam
-from ppl_vae.runs import History
+from ppl_vae.runs.history import History
+from ppl_vae.settings.optimizers import Adam
 
 CASE = {case.name: case for case in CASES}
 (X,) = pixels(0)

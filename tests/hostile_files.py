@@ -22,9 +22,9 @@ from support import make, objective_of
 from test_resume import SEMI, data
 
 from ppl_vae import Model, files, fit
-from ppl_vae.checkpoints import CHECKPOINT, Checkpoint
 from ppl_vae.data.idx import read_idx
 from ppl_vae.models import VAE, StandardNormal
+from ppl_vae.runs.checkpoints import CHECKPOINT, Checkpoint
 
 Arrays = dict[str, np.ndarray]
 

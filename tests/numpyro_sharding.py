@@ -18,7 +18,7 @@ from ppl_vae.numpyro.inference import ELBO, Lagging, fit
 from ppl_vae.numpyro.inference.placement import Placement
 from ppl_vae.numpyro.inference.trainer import Trainer
 from ppl_vae.numpyro.inference.updates import Stepping
-from ppl_vae.optimizers import SGD
+from ppl_vae.settings.optimizers import SGD
 
 CASE = {case.name: case for case in CASES}
 X = pixels(0)[0]

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ppl_vae import Model, fit
 from ppl_vae.data import Dynamic
 from ppl_vae.files import write
-from ppl_vae.free_bits import FreeBits
 from ppl_vae.inference import ELBO, GECO, Lagging, graph
 from ppl_vae.inference.baselines import BaselineNet
 from ppl_vae.models import VAE, Classifier
 from ppl_vae.models.nets import CategoricalNet
+from ppl_vae.settings.free_bits import FreeBits
 
 Arrays = dict[str, np.ndarray]
 Job = Callable[[Path], Arrays]

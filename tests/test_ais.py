@@ -15,13 +15,13 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import nbinom, norm
 from torch import Tensor, nn
 
-from ppl_vae.annealing import Annealing, sigmoidal
-from ppl_vae.estimates import Estimate
 from ppl_vae.inference import ais, log_likelihood
 from ppl_vae.inference.bdmc import bdmc
 from ppl_vae.inference.hmc import State, leapfrog, move
 from ppl_vae.inference.tempered import Tempered, tempered
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.models import Model
+from ppl_vae.settings.annealing import Annealing, sigmoidal
 
 
 class Program(Model):

@@ -16,7 +16,6 @@ from support import CASE, make, objective_of
 from test_ais import EXACT, Program, conditional
 from torch import Tensor, nn
 
-from ppl_vae.annealing import Annealing
 from ppl_vae.inference import ELBO, Objective, ais, captured, log_likelihood, mean_loss
 from ppl_vae.inference.bdmc import bdmc
 from ppl_vae.inference.capture import CannotCapture
@@ -26,6 +25,7 @@ from ppl_vae.inference.hmc import CapturedMoves, State, move
 from ppl_vae.inference.objective import PyroObjective
 from ppl_vae.inference.tempered import Tempered, tempered
 from ppl_vae.models import VAE, Model
+from ppl_vae.settings.annealing import Annealing
 
 AIS: dict[str, Any] = {"method": "ais", "chains": 3, "temperatures": 6, "adaptation": 4}
 

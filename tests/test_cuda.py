@@ -14,7 +14,7 @@ from ppl_vae.data import Dynamic
 from ppl_vae.inference import ELBO
 from ppl_vae.inference.step import parameters_of, svi_step
 from ppl_vae.models import Model
-from ppl_vae.optimizers import SGD, Adam, Adamax, AdamW, Optimizer
+from ppl_vae.settings.optimizers import SGD, Adam, Adamax, AdamW, Optimizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 NAMES = ("vae", "hierarchical-norm", "ladder", "sbn", "m2-unlabelled")

@@ -11,11 +11,11 @@ import torch
 from support import CASE, make
 from torch import Tensor
 
-from ppl_vae.estimates import Estimate
 from ppl_vae.inference.diagnose import diagnose
 from ppl_vae.inference.log_likelihood import log_likelihood
 from ppl_vae.measures.calibration import Calibration
 from ppl_vae.measures.diagnosis import Diagnosis
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.psis import ParetoK
 from ppl_vae.measures.surgery import ElboSurgery
 from ppl_vae.measures.units import ActiveUnits, PosteriorCollapse

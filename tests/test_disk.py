@@ -20,8 +20,8 @@ from support import make, start_python
 from test_resume import SEMI, assert_same_run, other_weights, run
 
 from ppl_vae import files
-from ppl_vae.checkpoints import CHECKPOINT, DAMAGED, PREVIOUS, Checkpoint, locked, remove
-from ppl_vae.metrics import METRICS, Metrics
+from ppl_vae.runs.checkpoints import CHECKPOINT, DAMAGED, PREVIOUS, Checkpoint, locked, remove
+from ppl_vae.runs.metrics import METRICS, Metrics
 
 RUN = {"seed": 1, "alpha": float("-inf"), "objective": {"k": None}}
 
@@ -177,8 +177,8 @@ def test_a_full_disk_and_a_read_only_one(tmp_path: Path) -> None:
 import subprocess, sys
 from pathlib import Path
 import numpy as np
-from ppl_vae.checkpoints import Checkpoint, locked, remove
-from ppl_vae.metrics import Metrics
+from ppl_vae.runs.checkpoints import Checkpoint, locked, remove
+from ppl_vae.runs.metrics import Metrics
 out = Path(sys.argv[1])
 for epoch in range(1, 20):
     try:
@@ -374,7 +374,7 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
         f"""
 import time
 from pathlib import Path
-from ppl_vae.checkpoints import locked
+from ppl_vae.runs.checkpoints import locked
 with locked(Path({str(tmp_path)!r})):
     print("locked", flush=True)
     time.sleep(60)

@@ -10,9 +10,9 @@ import pytest
 from example_support import Run, drawn, help_of, refused, trained_nothing
 
 from ppl_vae import digits, files
-from ppl_vae.checkpoints import part
 from ppl_vae.data import Dynamic
 from ppl_vae.models import CVAE, Baseline
+from ppl_vae.runs.checkpoints import part
 
 SCRIPT = "cvae_quadrants.py"
 SHORT = ("--epochs", "2", "--baseline-epochs", "2", "--hidden", "8", "--z-dim", "2", "--k", "3")

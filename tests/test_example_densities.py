@@ -17,9 +17,9 @@ from example_support import Done, Run, drawn, help_of, refused, trained_nothing
 
 from ppl_vae.checks import mean_of
 from ppl_vae.data import digits
-from ppl_vae.estimates import Estimate
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.models import DLGM, SBN, VAE, HierarchicalVAE, LadderVAE, Model
-from ppl_vae.runs import History
+from ppl_vae.runs.history import History
 
 Contents = Callable[[str], dict[str, Any]]
 SCRIPTS = ("dlgm", "hierarchical_vae", "iwae", "ladder", "sbn")

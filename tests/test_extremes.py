@@ -27,9 +27,9 @@ from torch import Tensor
 
 import ppl_vae.inference
 import ppl_vae.models
-from ppl_vae.estimates import Estimate
 from ppl_vae.inference import STL, VIMCO, Objective, Renyi, log_likelihood
 from ppl_vae.inference.kl import _divergence
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.models import RankOneNormalNet
 from ppl_vae.models.distributions import Bernoullis, LogVarNormal
 from ppl_vae.models.ladder_vae import merge

@@ -13,7 +13,7 @@ from ppl_vae.inference import graph
 from ppl_vae.inference.precision import of_products
 from ppl_vae.inference.step import Step, svi_step
 from ppl_vae.models import Model
-from ppl_vae.optimizers import SGD, Adam, Adamax, AdamW, Optimizer
+from ppl_vae.settings.optimizers import SGD, Adam, Adamax, AdamW, Optimizer
 
 VAE_CASE = CASE["vae"]
 (X,) = VAE_CASE.data(0)

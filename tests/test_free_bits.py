@@ -14,9 +14,9 @@ from torch import Tensor
 from toy import Toy
 
 from ppl_vae import ELBO, fit, mean_loss
-from ppl_vae.free_bits import FreeBits
 from ppl_vae.inference.draws import draw
 from ppl_vae.models import VAE
+from ppl_vae.settings.free_bits import FreeBits
 
 
 def kl_of_units(model: VAE, x: Tensor) -> Tensor:

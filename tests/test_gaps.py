@@ -23,10 +23,10 @@ from test_ais import (
 from torch import Tensor, nn
 
 from ppl_vae.data import digits
-from ppl_vae.estimates import Estimate
 from ppl_vae.inference import ELBO, fit, local_posteriors, log_likelihood
 from ppl_vae.inference.gaps import gaps
 from ppl_vae.inference.local_posteriors import LOCAL, Gaussian
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.gaps import Gaps, LocalFit, bounds, highest
 from ppl_vae.models import VAE, Model
 

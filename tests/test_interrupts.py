@@ -14,8 +14,8 @@ from ppl_vae import fit
 from ppl_vae.data import Dynamic
 from ppl_vae.inference import ELBO, GECO, Lagging, graph
 from ppl_vae.inference.trainer import Trainer
-from ppl_vae.interrupts import deferred
 from ppl_vae.models import Model
+from ppl_vae.runs.interrupts import deferred
 
 
 @pytest.fixture(autouse=True)

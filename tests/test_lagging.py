@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from ppl_vae import ELBO, Model, SemiSupervised, fit
-from ppl_vae.estimates import Estimate
 from ppl_vae.files import read
 from ppl_vae.inference import GECO, BaselineNet, History, Warmup, lagging, mean_loss
 from ppl_vae.inference.lagging import Lagging, guide_parameters
 from ppl_vae.inference.trainer import Trainer
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.surgery import ElboSurgery
 from ppl_vae.models import DiagNormalNet, StandardNormal
-from ppl_vae.turns import Turn
+from ppl_vae.settings.turns import Turn
 
 VAE_CASE = CASE["vae"]
 (X,) = VAE_CASE.data(0)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_vae.estimates import Estimate
 from ppl_vae.inference import log_likelihood
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.models import M2, BernoulliNet, CategoricalNet, Classifier, DiagNormalNet, Model
 
 FIELDS = ("values", "errors")

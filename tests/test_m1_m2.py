@@ -20,7 +20,7 @@ from ppl_vae import ELBO, SemiSupervised, digits, fit, hide_labels, mean_loss
 from ppl_vae.data import Dynamic, NormalFeatures
 from ppl_vae.inference.batches import Batches
 from ppl_vae.models import M1, M1M2, M2, DiagNormalNet
-from ppl_vae.runs import fingerprint
+from ppl_vae.runs.history import fingerprint
 
 K = pytest.mark.parametrize("k", [1, 3])
 GREY = np.random.default_rng(0).random((N, X_DIM)).astype(np.float32)

@@ -16,12 +16,12 @@ import ppl_vae.inference
 import ppl_vae.inference.baselines as in_pyro
 import ppl_vae.numpyro.models as ports
 from ppl_vae.files import read
-from ppl_vae.free_bits import FreeBits
 from ppl_vae.numpyro.inference import ELBO, fit, mean_loss
 from ppl_vae.numpyro.inference.baselines import BaselineNet
 from ppl_vae.numpyro.models.base import parameters, with_parameters
 from ppl_vae.numpyro.models.layers import MLP, Linear, training
 from ppl_vae.parity import float64
+from ppl_vae.settings.free_bits import FreeBits
 
 dist = numpyro.distributions
 CASE = {case.name: case for case in CASES}

@@ -9,10 +9,10 @@ from port_support import jax, jnp, key, numpyro
 
 import ppl_vae.numpyro.models as ports
 from ppl_vae import files
-from ppl_vae.faults import RESTORES, fresh_seed
-from ppl_vae.metrics import Metrics
 from ppl_vae.numpyro.inference import ELBO, Lagging, fit
 from ppl_vae.numpyro.inference.steps import Steps
+from ppl_vae.runs.faults import RESTORES, fresh_seed
+from ppl_vae.runs.metrics import Metrics
 
 QUIET = {"progress": False, "device": "cpu"}
 SETTINGS = {"epochs": 1, "batch_size": 8, **QUIET}

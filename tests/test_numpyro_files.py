@@ -10,9 +10,9 @@ from port_support import jax, make_pair
 
 import ppl_vae.models
 from ppl_vae import files
-from ppl_vae.checkpoints import CHECKPOINT, DAMAGED, locked
 from ppl_vae.numpyro.inference import fit
 from ppl_vae.numpyro.models import Model
+from ppl_vae.runs.checkpoints import CHECKPOINT, DAMAGED, locked
 
 CASE = {case.name: case for case in CASES}
 SETTINGS = {"batch_size": 10, "lr": 1e-2, "progress": False, "device": "cpu"}

@@ -7,8 +7,8 @@ from port_support import jax, jnp, key, make_pair, numpyro
 from test_lagging import GUIDES
 
 from ppl_vae import files
-from ppl_vae.estimates import Estimate
 from ppl_vae.inference.lagging import guide_parameters as guide_parameters_of_pyro
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.surgery import ElboSurgery
 from ppl_vae.numpyro.inference import (
     ELBO,
@@ -22,7 +22,7 @@ from ppl_vae.numpyro.inference import (
 from ppl_vae.numpyro.inference.lagging import Lagging, guide_parameters
 from ppl_vae.numpyro.inference.steps import NETWORK, Steps, place_of
 from ppl_vae.numpyro.models.base import parameters
-from ppl_vae.turns import Turn
+from ppl_vae.settings.turns import Turn
 
 CASE = {case.name: case for case in CASES}
 (X,) = pixels(0)

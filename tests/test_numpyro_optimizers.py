@@ -10,10 +10,10 @@ import ppl_vae.inference
 from ppl_vae.arguments import Remembers
 from ppl_vae.numpyro.inference import ELBO, fit
 from ppl_vae.numpyro.inference.updates import Stepping
-from ppl_vae.optimizers import SGD, Adam, Adamax, AdamW, Optimizer
 from ppl_vae.parity import float64
-from ppl_vae.runs import plain
-from ppl_vae.turns import Turn
+from ppl_vae.runs.history import plain
+from ppl_vae.settings.optimizers import SGD, Adam, Adamax, AdamW, Optimizer
+from ppl_vae.settings.turns import Turn
 
 CASE = {case.name: case for case in CASES}
 QUIET = {"progress": False, "device": "cpu"}

@@ -16,7 +16,7 @@ from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.relaxed import Relaxed
 from ppl_vae.numpyro.models.base import with_parameters
 from ppl_vae.parity import float64
-from ppl_vae.schedules import Schedule
+from ppl_vae.settings.schedules import Schedule
 
 dist = numpyro.distributions
 CASE = {case.name: case for case in CASES}

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
 from ppl_vae import plots
-from ppl_vae.runs import History
+from ppl_vae.runs.history import History
 
 
 def test_scatter_draws_each_group_on_the_axes_it_is_given() -> None:

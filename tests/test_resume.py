@@ -11,10 +11,10 @@ import pytest
 from support import CASE, equal, make, objective_of, start_python, trained, weights
 
 from ppl_vae import Model, fit
-from ppl_vae.checkpoints import Checkpoint
 from ppl_vae.data import Dynamic
 from ppl_vae.files import read
 from ppl_vae.inference import History
+from ppl_vae.runs.checkpoints import Checkpoint
 
 CASE_NAME = "m2-semi-supervised"
 SEMI = CASE[CASE_NAME]

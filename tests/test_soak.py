@@ -13,8 +13,8 @@ import soak
 import soak_runs
 
 from ppl_vae import files
-from ppl_vae.checkpoints import CHECKPOINT
-from ppl_vae.metrics import METRICS
+from ppl_vae.runs.checkpoints import CHECKPOINT
+from ppl_vae.runs.metrics import METRICS
 
 
 def run_soak(*words: str) -> str:

@@ -1,7 +1,5 @@
 """The catalogue of objectives, and how they are used."""
 
-from ppl_vae.estimates import BDMC, Estimate
-from ppl_vae.free_bits import FreeBits
 from ppl_vae.inference.baselines import BaselineNet
 from ppl_vae.inference.bdmc import bdmc
 from ppl_vae.inference.calibration import calibration
@@ -34,10 +32,12 @@ from ppl_vae.inference.semi_supervised import SemiSupervised
 from ppl_vae.inference.tvo import TVO
 from ppl_vae.inference.vimco import VIMCO
 from ppl_vae.inference.wake_sleep import RWS, WakeSleep
+from ppl_vae.measures.estimates import BDMC, Estimate
 from ppl_vae.measures.gaps import Gaps
-from ppl_vae.optimizers import SGD, Adam, Adamax, AdamW
-from ppl_vae.runs import History
-from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
+from ppl_vae.runs.history import History
+from ppl_vae.settings.free_bits import FreeBits
+from ppl_vae.settings.optimizers import SGD, Adam, Adamax, AdamW
+from ppl_vae.settings.schedules import ExponentialDecay, Schedule, Warmup
 
 __all__ = [
     # objectives

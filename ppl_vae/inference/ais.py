@@ -6,10 +6,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ppl_vae.annealing import ACCEPTANCE, FIRST_STEP_SIZE, RATE, Annealing
-from ppl_vae.estimates import Estimate
 from ppl_vae.inference.hmc import State, move
 from ppl_vae.inference.tempered import Tempered, increment
+from ppl_vae.measures.estimates import Estimate
+from ppl_vae.settings.annealing import ACCEPTANCE, FIRST_STEP_SIZE, RATE, Annealing
 
 Move: TypeAlias = Callable[[Tempered, State, float, Tensor, int], tuple[State, Tensor]]
 """`hmc.move`, or the same as graphs: `hmc.CapturedMoves`."""

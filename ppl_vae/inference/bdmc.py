@@ -9,9 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.annealing import Annealing
 from ppl_vae.checks import check_whole, one_draw
-from ppl_vae.estimates import BDMC, Estimate
 from ppl_vae.inference import random_state
 from ppl_vae.inference.ais import backwards, estimate, forwards, runs_of, step_sizes
 from ppl_vae.inference.batches import Batches, as_tuple
@@ -20,7 +18,9 @@ from ppl_vae.inference.draws import Program
 from ppl_vae.inference.hmc import CapturedMoves
 from ppl_vae.inference.step import Compile
 from ppl_vae.inference.tempered import Tempered
+from ppl_vae.measures.estimates import BDMC, Estimate
 from ppl_vae.models.base import Model, check_model, evaluating
+from ppl_vae.settings.annealing import Annealing
 
 
 def bdmc(

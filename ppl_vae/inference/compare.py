@@ -19,8 +19,8 @@ from ppl_vae.inference.step import Compile
 from ppl_vae.measures.comparison import Objectives, Row, by_name, compared, row
 from ppl_vae.measures.gradients import check_repeats
 from ppl_vae.models.base import Model, check_model
-from ppl_vae.runs import History
-from ppl_vae.schedules import Schedule
+from ppl_vae.runs.history import History
+from ppl_vae.settings.schedules import Schedule
 
 
 def compare(

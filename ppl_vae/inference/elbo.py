@@ -10,12 +10,12 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor, nn
 
 from ppl_vae.checks import check_at_least
-from ppl_vae.free_bits import FreeBits, as_free_bits
 from ppl_vae.inference.baselines import Baseline, centring, check_baseline, description
 from ppl_vae.inference.draws import Draws, Program, draw
 from ppl_vae.inference.kl import closed_kl, lacking, same
 from ppl_vae.inference.objective import Objective
-from ppl_vae.schedules import Schedule
+from ppl_vae.settings.free_bits import FreeBits, as_free_bits
+from ppl_vae.settings.schedules import Schedule
 
 
 class ELBO(Objective):

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ppl_vae.faults import RESTORES, fresh_seed, save_batch
+from ppl_vae.inference import checkpoints
 from ppl_vae.inference.faults import Fault
 from ppl_vae.inference.trainer import Trainer
-from ppl_vae.interrupts import Interrupt
-from ppl_vae.progress import Progress
+from ppl_vae.runs.faults import RESTORES, fresh_seed, save_batch
+from ppl_vae.runs.interrupts import Interrupt
+from ppl_vae.runs.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ class Epoch:
 
     def _restoring(self, bar: Progress, interrupt: Interrupt) -> dict[str, float] | None:
         trainer = self.trainer
-        before = trainer.checkpoint({}, self.number - 1) if self.on_nan == "restore" else None
+        restores = self.on_nan == "restore"
+        before = checkpoints.checkpoint(trainer, {}, self.number - 1) if restores else None
         restored = 0
         while True:
             try:
@@ -72,7 +74,7 @@ class Epoch:
                     raise FloatingPointError(words) from None
                 log.warning("%s. The epoch begins again", fault)
             restored += 1
-            trainer.start(before)
+            checkpoints.restore(trainer, before)
             trainer.seed(fresh_seed(fresh_seed(self.seed, self.number), restored))
 
     def row(self, validate: Callable[[], Mapping[str, float]]) -> dict[str, float]:

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 
-from ppl_vae.checkpoints import locked, remove, resuming
 from ppl_vae.checks import check_positive, check_whole
-from ppl_vae.faults import check_on_nan
-from ppl_vae.inference import random_state, torchrun
+from ppl_vae.inference import checkpoints, random_state, torchrun
 from ppl_vae.inference.batches import as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.epochs import Epoch
@@ -20,13 +18,15 @@ from ppl_vae.inference.objective import Objective, PyroObjective
 from ppl_vae.inference.precision import Precision
 from ppl_vae.inference.step import Compile
 from ppl_vae.inference.trainer import Trainer
-from ppl_vae.interrupts import deferred
-from ppl_vae.metrics import Metrics
 from ppl_vae.models.base import Model, evaluating
-from ppl_vae.optimizers import ADAM, Optimizer, check_stepping
-from ppl_vae.progress import Progress
-from ppl_vae.runs import History, describe_run, fingerprint, plain
-from ppl_vae.schedules import Schedule
+from ppl_vae.runs.checkpoints import locked, remove, resuming
+from ppl_vae.runs.faults import check_on_nan
+from ppl_vae.runs.history import History, describe_run, fingerprint, plain
+from ppl_vae.runs.interrupts import deferred
+from ppl_vae.runs.metrics import Metrics
+from ppl_vae.runs.progress import Progress
+from ppl_vae.settings.optimizers import ADAM, Optimizer, check_stepping
+from ppl_vae.settings.schedules import Schedule
 
 COMPILING = 15.0
 """Seconds that compiling takes, about."""
@@ -75,7 +75,7 @@ def fit(
         batch_size: Data per batch; the last batch of an epoch may be smaller.
         lr: The step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
         optimizer: What a step does with its gradients: `Adam()`, `AdamW()`, `Adamax()` or `SGD()`
-            of `ppl_vae.optimizers`.
+            of `ppl_vae.settings.optimizers`.
         clip_norm: The largest norm of a step's gradient, of all parameters that are stepped in one;
             a larger gradient is scaled down to it.
         on_nan: What is done where a loss or a gradient is not finite. "stop" raises. "skip" goes on
@@ -156,10 +156,11 @@ def fit(
         checkpoint = processes.of_first(find)
         done = 0 if checkpoint is None else checkpoint.epoch
         trainer.seed(seed)
-        with resuming(folder):
-            trainer.start(checkpoint)
         if checkpoint is None:
             remove(kept)
+        else:
+            with resuming(folder):
+                checkpoints.restore(trainer, checkpoint)
         metrics = processes.of_first(partial(Metrics, folder, done))
         if not processes.first:
             metrics.path = None
@@ -176,7 +177,7 @@ def fit(
                     )
                     bar.epoch(metrics.rows[-1])
                 if kept is not None:
-                    trainer.checkpoint(run, one.done).save(kept)
+                    checkpoints.checkpoint(trainer, run, one.done).save(kept)
                 processes.wait()
                 if interrupt.asked and one.done < epochs:
                     interrupt.stop(one.farewell())

@@ -8,9 +8,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.annealing import Annealing
 from ppl_vae.checks import as_numpy, check_whole, one_draw
-from ppl_vae.estimates import Estimate
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.draws import Draws, draw
@@ -18,6 +16,7 @@ from ppl_vae.inference.local_posteriors import LOCAL, Gaussian, Parameters, fit
 from ppl_vae.inference.log_likelihood import log_likelihood
 from ppl_vae.inference.tempered import Tempered, tempered
 from ppl_vae.inference.weights import log_weights
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.gaps import (
     INITIAL,
     Gaps,
@@ -29,6 +28,7 @@ from ppl_vae.measures.gaps import (
     highest,
 )
 from ppl_vae.models.base import Model, check_model, evaluating
+from ppl_vae.settings.annealing import Annealing
 
 Family: TypeAlias = Literal["gaussian", "full", "flow"]
 

@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.annealing import JITTER
 from ppl_vae.inference.captured import Captured
 from ppl_vae.inference.step import Compile
 from ppl_vae.inference.tempered import Tempered, Terms, tempered
+from ppl_vae.settings.annealing import JITTER
 
 
 class Target(Protocol):

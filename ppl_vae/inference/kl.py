@@ -16,9 +16,9 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from ppl_vae.free_bits import FreeBits
 from ppl_vae.inference.across import mean_of_batch
 from ppl_vae.inference.draws import Draws, Site, per_datum
+from ppl_vae.settings.free_bits import FreeBits
 
 
 def closed_kl(site: Site, draws: Draws, max_plate_nesting: int) -> Tensor:

@@ -17,9 +17,9 @@ from ppl_vae.inference.draws import Draws, Program, Site, draw
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.objective import Objective, PyroObjective
 from ppl_vae.inference.paths import Paths
-from ppl_vae.lagging import check_lagging, check_wrapped, only_guide, still_lagging
 from ppl_vae.models.base import Model, evaluating
-from ppl_vae.turns import Turn
+from ppl_vae.settings.lagging import check_lagging, check_wrapped, only_guide, still_lagging
+from ppl_vae.settings.turns import Turn
 
 OF_GUIDE, OF_MODEL = "guide", "model"
 

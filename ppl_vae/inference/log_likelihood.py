@@ -6,9 +6,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.annealing import Annealing
 from ppl_vae.checks import check_choice, check_whole, one_draw
-from ppl_vae.estimates import Estimate
 from ppl_vae.inference import ais, random_state
 from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.captured import Captured, chosen
@@ -17,7 +15,9 @@ from ppl_vae.inference.hmc import CapturedMoves
 from ppl_vae.inference.step import Compile
 from ppl_vae.inference.tempered import Tempered
 from ppl_vae.inference.weights import log_weights
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.models.base import Model, check_model, evaluating
+from ppl_vae.settings.annealing import Annealing
 
 Method: TypeAlias = Literal["iw", "ais"]
 

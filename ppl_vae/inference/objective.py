@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ppl_vae.checks import check_kind, check_whole
 from ppl_vae.inference.draws import Program
 from ppl_vae.models.base import check_model, show_parameters
-from ppl_vae.turns import Turn
+from ppl_vae.settings.turns import Turn
 
 
 class Objective(PyroELBO):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.checks import as_numpy
-from ppl_vae.turns import Turn
+from ppl_vae.settings.turns import Turn
 
 
 @dataclass

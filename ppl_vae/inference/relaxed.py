@@ -15,13 +15,13 @@ from ppl_vae.inference.concrete import RELAXATIONS, kind_of, relax
 from ppl_vae.inference.draws import Program, draw
 from ppl_vae.inference.elbo import ELBO, elbo_of_globals, elbo_per_datum
 from ppl_vae.inference.objective import Objective
-from ppl_vae.relaxations import (
+from ppl_vae.settings.relaxations import (
     check_not_given,
     check_one_kind,
     check_relaxable,
     check_some_discrete,
 )
-from ppl_vae.schedules import Schedule
+from ppl_vae.settings.schedules import Schedule
 
 
 class Relaxed(Objective):

@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from ppl_vae.checkpoints import Checkpoint
 from ppl_vae.inference.distributed import Processes
-from ppl_vae.interrupts import Interrupt
+from ppl_vae.runs.checkpoints import Checkpoint
+from ppl_vae.runs.interrupts import Interrupt
 
 LOOK_EVERY = {"cuda": 50}
 """Steps between looks for a signal, by the type of device; to look is to wait for the device."""

@@ -1,15 +1,13 @@
 """The state of a run of `fit`, and the steps that change it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppl_vae.checkpoints import Checkpoint, part
-from ppl_vae.checks import as_numpy
 from ppl_vae.inference import faults, random_state, updates
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.distributed import Processes
@@ -17,13 +15,12 @@ from ppl_vae.inference.objective import Objective
 from ppl_vae.inference.passes import Pass
 from ppl_vae.inference.precision import Precision
 from ppl_vae.inference.step import Compile, Step, parameters_of
-from ppl_vae.interrupts import Interrupt
 from ppl_vae.models.base import Model
-from ppl_vae.optimizers import Optimizer
-from ppl_vae.progress import Progress
-from ppl_vae.schedules import Schedule
-from ppl_vae.stored import check_arrays
-from ppl_vae.turns import Turn
+from ppl_vae.runs.interrupts import Interrupt
+from ppl_vae.runs.progress import Progress
+from ppl_vae.settings.optimizers import Optimizer
+from ppl_vae.settings.schedules import Schedule
+from ppl_vae.settings.turns import Turn
 
 READ_EVERY = {"cpu": 1}
 """Steps between looks for a fault, by the type of device; to look is to wait for the device."""
@@ -99,53 +96,6 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """The numbers of the objective."""
         return self.svi.state
-
-    def start(self, checkpoint: Checkpoint | None) -> None:
-        """Begins a run, or goes on where the checkpoint was made."""
-        if checkpoint is None:
-            return
-        self.checked = True
-        for name, network in self.networks.items():
-            _take_over(network, name, part(checkpoint.arrays, f"network.{name}"))
-        self.model.with_weights(part(checkpoint.arrays, "model"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, array in part(checkpoint.arrays, "optimizer").items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = torch.tensor(array)
-        stepped = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for number, found in state.items():  # a fused step would write beyond what is too small
-            own = updates.initial_state(self.optimizer, stepped[number])
-            check_arrays("optimizer", own, found)
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        saved = part(checkpoint.arrays, "objective")
-        for name, value in self.state.items():
-            value.copy_(torch.tensor(saved[name]))
-        random = part(checkpoint.arrays, "random")
-        self.order.set_state(torch.tensor(random.pop("order")))
-        random_state.set_state(random, checkpoint.extra["random"], self.device)
-        self.underway = None
-        if checkpoint.batch > 0:
-            saved = part(checkpoint.arrays, "pass")
-            self.underway = Pass.restored(saved, checkpoint.batch, self.device)
-
-    def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
-        """Everything that `start` needs to go on after `epoch`, and the epoch that is under way."""
-        arrays = {f"model.{name}": as_numpy(v) for name, v in self.model.state_dict().items()}
-        for name, network in self.networks.items():
-            weights = network.state_dict()
-            arrays |= {f"network.{name}.{key}": as_numpy(v) for key, v in weights.items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer.{index}.{key}": as_numpy(v) for key, v in values.items()}
-        arrays |= {f"objective.{name}": as_numpy(value) for name, value in self.state.items()}
-        states, extra = random_state.get_state(self.device)
-        arrays |= {f"random.{name}": state for name, state in states.items()}
-        arrays["random.order"] = self.order.get_state().numpy()
-        if self.underway is None:
-            return Checkpoint(run, epoch, arrays, {"random": extra})
-        going = self.underway.arrays(int(self.svi.skipped))
-        arrays |= {f"pass.{name}": array for name, array in going.items()}
-        return Checkpoint(run, epoch, arrays, {"random": extra}, self.underway.done)
 
     def seed(self, seed: int) -> None:
         """Seeds everything random of the epochs to come."""
@@ -260,15 +210,3 @@ class Trainer:
             self.processes.check_sums(self.svi, batch)
         random_state.set_draws(random, self.device)
         self.svi.slots.restore(buffers)
-
-
-def _take_over(network: nn.Module, name: str, weights: Mapping[str, np.ndarray]) -> None:
-    """Puts the weights of a checkpoint into an objective's network."""
-    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    saved = {key: value.shape for key, value in weights.items()}
-    if own != saved:
-        raise ValueError(
-            f"{name} should be the network of the run to resume, whose weights are {saved}, "
-            f"had {own}"
-        )
-    network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})

@@ -9,7 +9,7 @@ from ppl_vae.checks import check_choice, check_whole
 from ppl_vae.inference.draws import Draws
 from ppl_vae.inference.paths import PathObjective, Paths
 from ppl_vae.inference.weights import log_guide
-from ppl_vae.partitions import edges_of
+from ppl_vae.settings.partitions import edges_of
 
 Bound: TypeAlias = Literal["lower", "upper"]
 

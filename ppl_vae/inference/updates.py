@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
 
-from ppl_vae import optimizers
 from ppl_vae.inference.capture import CannotCapture
+from ppl_vae.settings import optimizers
 
 KINDS = (Adam, AdamW, Adamax, SGD)
 """AdamW is an Adam whose weight decay is apart from the gradient."""

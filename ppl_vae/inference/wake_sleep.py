@@ -13,7 +13,7 @@ from ppl_vae.inference.draws import Draws, Program, sites_of
 from ppl_vae.inference.iwae import log_mean_exp
 from ppl_vae.inference.paths import PathObjective, Paths
 from ppl_vae.inference.weights import log_guide
-from ppl_vae.phases import check_phases, in_place_of_data
+from ppl_vae.settings.phases import check_phases, in_place_of_data
 
 
 class RWS(PathObjective):

@@ -5,10 +5,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ppl_vae.estimates import Estimate
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.extra import pandas
 from ppl_vae.measures.units import PosteriorCollapse
-from ppl_vae.runs import History
+from ppl_vae.runs.history import History
 
 Objectives: TypeAlias = Mapping[str, Any] | Sequence[Any]
 Row: TypeAlias = dict[str, float]

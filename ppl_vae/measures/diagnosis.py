@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_vae.checks import check_whole
-from ppl_vae.estimates import Estimate
 from ppl_vae.measures.calibration import Calibration
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.extra import arviz
 from ppl_vae.measures.pair import Pair
 from ppl_vae.measures.psis import FEWEST, UNRELIABLE, ParetoK, smoothed

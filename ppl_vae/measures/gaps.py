@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_vae.checks import check_choice, check_positive, check_whole
-from ppl_vae.estimates import Estimate
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.pair import Array
 
 FAMILIES = ("gaussian", "full", "flow")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_vae.checks import check_whole
-from ppl_vae.estimates import Estimate
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.pair import Array, Arrays, JointDraws, Pair, chunk, flat, log_mean_exp
 from ppl_vae.measures.sites import check_several
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_vae.checks import check_positive, check_whole
-from ppl_vae.estimates import Estimate
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.pair import Array, Arrays, GuideDraws, JointDraws, Pair, flat
 from ppl_vae.measures.sites import check_several
 

@@ -1,7 +1,6 @@
 """The catalogue of objectives, as `ppl_vae.inference`."""
 
-from ppl_vae.estimates import BDMC, Estimate
-from ppl_vae.free_bits import FreeBits
+from ppl_vae.measures.estimates import BDMC, Estimate
 from ppl_vae.measures.gaps import Gaps
 from ppl_vae.numpyro.inference.baselines import BaselineNet
 from ppl_vae.numpyro.inference.bdmc import bdmc
@@ -35,9 +34,10 @@ from ppl_vae.numpyro.inference.semi_supervised import SemiSupervised
 from ppl_vae.numpyro.inference.tvo import TVO
 from ppl_vae.numpyro.inference.vimco import VIMCO
 from ppl_vae.numpyro.inference.wake_sleep import RWS, WakeSleep
-from ppl_vae.optimizers import SGD, Adam, Adamax, AdamW
-from ppl_vae.runs import History
-from ppl_vae.schedules import ExponentialDecay, Schedule, Warmup
+from ppl_vae.runs.history import History
+from ppl_vae.settings.free_bits import FreeBits
+from ppl_vae.settings.optimizers import SGD, Adam, Adamax, AdamW
+from ppl_vae.settings.schedules import ExponentialDecay, Schedule, Warmup
 
 __all__ = [
     # objectives

@@ -8,9 +8,9 @@ import numpy as np
 from jax import Array, lax
 from jax.scipy.special import logsumexp
 
-from ppl_vae.annealing import ACCEPTANCE, FIRST_STEP_SIZE, RATE, Annealing
 from ppl_vae.numpyro.inference.hmc import State, Target, move
 from ppl_vae.numpyro.inference.tempered import increment
+from ppl_vae.settings.annealing import ACCEPTANCE, FIRST_STEP_SIZE, RATE, Annealing
 
 
 def forwards(

@@ -8,14 +8,14 @@ import numpyro
 from jax import Array
 from numpyro import handlers
 
-from ppl_vae.annealing import Annealing
 from ppl_vae.checks import check_whole, one_draw
-from ppl_vae.estimates import BDMC, Estimate
+from ppl_vae.measures.estimates import BDMC, Estimate
 from ppl_vae.numpyro.inference.ais import backwards, forwards, step_sizes, sums
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import Program
 from ppl_vae.numpyro.inference.tempered import Tempered
 from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
+from ppl_vae.settings.annealing import Annealing
 
 
 def bdmc(

@@ -17,8 +17,8 @@ from ppl_vae.numpyro.inference.gradients import gradient_stats
 from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.objective import Objective, check_objective
 from ppl_vae.numpyro.models.base import Model, check_model
-from ppl_vae.runs import History
-from ppl_vae.schedules import Schedule
+from ppl_vae.runs.history import History
+from ppl_vae.settings.schedules import Schedule
 
 
 def compare(

@@ -15,13 +15,13 @@ from numpyro import handlers
 from numpyro.distributions.util import scale_and_mask
 
 from ppl_vae.checks import check_at_least
-from ppl_vae.free_bits import FreeBits, as_free_bits
 from ppl_vae.numpyro.inference.baselines import Baseline, centring, check_baseline, description
 from ppl_vae.numpyro.inference.draws import Draws, Program, draw, peel
 from ppl_vae.numpyro.inference.kl import closed_kl, lacking, same
 from ppl_vae.numpyro.inference.objective import Objective
 from ppl_vae.numpyro.models.base import parameters, with_parameters
-from ppl_vae.schedules import Schedule
+from ppl_vae.settings.free_bits import FreeBits, as_free_bits
+from ppl_vae.settings.schedules import Schedule
 
 
 class ELBO(Objective):

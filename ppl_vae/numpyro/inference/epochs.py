@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from ppl_vae.faults import RESTORES, fresh_seed, save_batch
 from ppl_vae.numpyro.inference.faults import Fault
 from ppl_vae.numpyro.inference.trainer import Trainer
+from ppl_vae.runs.faults import RESTORES, fresh_seed, save_batch
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,7 @@ import jax
 from jax.sharding import Mesh
 from numpyro.infer import ELBO as NumPyroELBO
 
-from ppl_vae.checkpoints import Checkpoint, locked, remove, resuming
 from ppl_vae.checks import check_whole
-from ppl_vae.interrupts import deferred
-from ppl_vae.metrics import Metrics
 from ppl_vae.numpyro.inference.batches import as_tuple
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.epochs import farewell, train
@@ -23,10 +20,13 @@ from ppl_vae.numpyro.inference.placement import Placement
 from ppl_vae.numpyro.inference.trainer import Trainer
 from ppl_vae.numpyro.inference.updates import Stepping
 from ppl_vae.numpyro.models.base import Model
-from ppl_vae.optimizers import ADAM, Optimizer
-from ppl_vae.progress import Progress
-from ppl_vae.runs import History, describe_run
-from ppl_vae.schedules import Schedule
+from ppl_vae.runs.checkpoints import Checkpoint, locked, remove, resuming
+from ppl_vae.runs.history import History, describe_run
+from ppl_vae.runs.interrupts import deferred
+from ppl_vae.runs.metrics import Metrics
+from ppl_vae.runs.progress import Progress
+from ppl_vae.settings.optimizers import ADAM, Optimizer
+from ppl_vae.settings.schedules import Schedule
 
 Validation = Callable[[Any], Mapping[str, float]]
 
@@ -69,7 +69,7 @@ def fit(
         batch_size: Data per batch; the last batch of an epoch may be smaller.
         lr: The step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
         optimizer: What a step does with its gradients: `Adam()`, `AdamW()`, `Adamax()` or `SGD()`
-            of `ppl_vae.optimizers`.
+            of `ppl_vae.settings.optimizers`.
         clip_norm: The largest norm of a step's gradient, of all parameters that are stepped in one;
             a larger gradient is scaled down to it.
         on_nan: What is done where a loss or a gradient is not finite. "stop" raises. "skip" goes on

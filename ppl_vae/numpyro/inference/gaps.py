@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array, lax
 
-from ppl_vae.annealing import Annealing
 from ppl_vae.checks import as_numpy, check_whole, one_draw
-from ppl_vae.estimates import Estimate
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.gaps import (
     INITIAL,
     Gaps,
@@ -28,6 +27,7 @@ from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.tempered import Tempered, tempered
 from ppl_vae.numpyro.inference.weights import log_weights
 from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
+from ppl_vae.settings.annealing import Annealing
 
 Family: TypeAlias = Literal["gaussian", "full", "flow"]
 

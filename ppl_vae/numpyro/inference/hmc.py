@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ppl_vae.annealing import JITTER
 from ppl_vae.numpyro.inference.tempered import Terms, tempered
+from ppl_vae.settings.annealing import JITTER
 
 
 class Target(Protocol):

@@ -11,8 +11,8 @@ from numpyro.distributions import Distribution, Independent
 from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import scale_and_mask
 
-from ppl_vae.free_bits import FreeBits
 from ppl_vae.numpyro.inference.draws import Draws, Site, peel, per_datum
+from ppl_vae.settings.free_bits import FreeBits
 
 
 def closed_kl(site: Site, draws: Draws, max_plate_nesting: int) -> Array:

@@ -13,7 +13,6 @@ from numpyro.infer import ELBO as NumPyroELBO
 from numpyro.primitives import Messenger
 
 from ppl_vae.checks import one_draw
-from ppl_vae.lagging import check_lagging, check_wrapped, only_guide, still_lagging
 from ppl_vae.numpyro.inference.batches import Batches
 from ppl_vae.numpyro.inference.diagnostics import elbo_surgery
 from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw
@@ -21,7 +20,8 @@ from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.faults import depended_on
 from ppl_vae.numpyro.inference.objective import NumPyroObjective, Objective
 from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
-from ppl_vae.turns import Turn
+from ppl_vae.settings.lagging import check_lagging, check_wrapped, only_guide, still_lagging
+from ppl_vae.settings.turns import Turn
 
 OF_GUIDE, OF_MODEL = "guide", "model"
 

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array, lax
 
-from ppl_vae.annealing import Annealing
 from ppl_vae.checks import check_choice, check_whole, one_draw
-from ppl_vae.estimates import Estimate
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.numpyro.inference import ais
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.inference.tempered import Tempered
 from ppl_vae.numpyro.inference.weights import log_weights
 from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
+from ppl_vae.settings.annealing import Annealing
 
 Method: TypeAlias = Literal["iw", "ais"]
 

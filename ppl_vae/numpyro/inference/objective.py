@@ -14,7 +14,7 @@ from numpyro.primitives import Messenger
 from ppl_vae.checks import check_kind, check_whole
 from ppl_vae.numpyro.inference.draws import Program
 from ppl_vae.numpyro.models.base import buffers, check_model
-from ppl_vae.turns import Turn
+from ppl_vae.settings.turns import Turn
 
 
 class Objective(NumPyroELBO):  # type: ignore[misc]

@@ -12,13 +12,13 @@ from ppl_vae.numpyro.inference.concrete import RELAXATIONS, kind_of, relax
 from ppl_vae.numpyro.inference.draws import Program, draw
 from ppl_vae.numpyro.inference.elbo import ELBO, elbo_of_globals, elbo_per_datum
 from ppl_vae.numpyro.inference.objective import Objective
-from ppl_vae.relaxations import (
+from ppl_vae.settings.relaxations import (
     check_not_given,
     check_one_kind,
     check_relaxable,
     check_some_discrete,
 )
-from ppl_vae.schedules import Schedule
+from ppl_vae.settings.schedules import Schedule
 
 
 class Relaxed(Objective):

@@ -15,7 +15,7 @@ from ppl_vae.numpyro.inference.placement import Placement
 from ppl_vae.numpyro.inference.updates import Stepping, Weights
 from ppl_vae.numpyro.models.base import Model, with_parameters
 from ppl_vae.numpyro.models.layers import training
-from ppl_vae.turns import Turn
+from ppl_vae.settings.turns import Turn
 
 NETWORK = "network:"
 """How the names of the objective's weights begin, and no name of a model's."""

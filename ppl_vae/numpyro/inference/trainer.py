@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ppl_vae.checkpoints import Checkpoint, part
 from ppl_vae.numpyro.inference import faults
 from ppl_vae.numpyro.inference.batches import Batches
 from ppl_vae.numpyro.inference.objective import Objective
@@ -17,8 +16,9 @@ from ppl_vae.numpyro.inference.placement import Placement
 from ppl_vae.numpyro.inference.steps import NETWORK, Steps, place_of
 from ppl_vae.numpyro.inference.updates import Stepping, Weights
 from ppl_vae.numpyro.models.base import Model, buffers, parameters, with_parameters
+from ppl_vae.runs.checkpoints import Checkpoint, part
+from ppl_vae.settings.turns import Turn
 from ppl_vae.stored import check_arrays
-from ppl_vae.turns import Turn
 
 Step: TypeAlias = tuple[int, Turn, int]
 """The number of a turn, the turn, and how many of its steps were taken before."""

@@ -10,7 +10,7 @@ from jax import Array, lax
 from ppl_vae.checks import check_choice, check_whole
 from ppl_vae.numpyro.inference.draws import Draws
 from ppl_vae.numpyro.inference.paths import PathObjective, Paths
-from ppl_vae.partitions import edges_of
+from ppl_vae.settings.partitions import edges_of
 
 Bound: TypeAlias = Literal["lower", "upper"]
 

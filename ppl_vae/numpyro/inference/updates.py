@@ -1,4 +1,4 @@
-"""The updates of `ppl_vae.optimizers` in optax: what a step does with its gradients."""
+"""The updates of `ppl_vae.settings.optimizers` in optax: what a step does with its gradients."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import optax
 from jax import Array
 
 from ppl_vae.checks import check_positive
-from ppl_vae.faults import check_on_nan
-from ppl_vae.optimizers import ADAM, SGD, Adam, Adamax, AdamW, Optimizer, check_stepping
-from ppl_vae.runs import plain
-from ppl_vae.schedules import Schedule
+from ppl_vae.runs.faults import check_on_nan
+from ppl_vae.runs.history import plain
+from ppl_vae.settings.optimizers import ADAM, SGD, Adam, Adamax, AdamW, Optimizer, check_stepping
+from ppl_vae.settings.schedules import Schedule
 
 Weights: TypeAlias = dict[str, Array]
 

@@ -12,7 +12,7 @@ from numpyro.primitives import Messenger
 from ppl_vae.numpyro.inference.draws import Draws, Program, sites_of
 from ppl_vae.numpyro.inference.iwae import log_mean_exp
 from ppl_vae.numpyro.inference.paths import PathObjective, Paths
-from ppl_vae.phases import check_phases, in_place_of_data
+from ppl_vae.settings.phases import check_phases, in_place_of_data
 
 
 class RWS(PathObjective):

@@ -156,8 +156,8 @@ def check_stepping(optimizer: Any, clip_norm: Any) -> None:
     if not isinstance(optimizer, Adam | AdamW | Adamax | SGD):
         was = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else repr(optimizer)
         raise ValueError(
-            "optimizer should be Adam(), AdamW(), Adamax() or SGD() of ppl_vae.optimizers, "
-            f"was {was}"
+            "optimizer should be Adam(), AdamW(), Adamax() or SGD() of "
+            f"ppl_vae.settings.optimizers, was {was}"
         )
     if clip_norm is not None:
         check_positive("clip_norm", clip_norm)

@@ -1,0 +1,1 @@
+"""What objectives, measurements and `fit` are told, for both backends: rules, and no arrays."""
