@@ -1,0 +1,1 @@
+"""What a run is, shows and leaves behind, for both backends."""
