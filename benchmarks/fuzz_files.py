@@ -2,8 +2,9 @@
 
     python benchmarks/fuzz_files.py --minutes 10
 
-What is tried is in `tests/hostile_files.py`. The first file that is neither read right nor refused
-ends it, and stays in the folder; the seed it prints makes the same file again.
+What is tried is in `tests/hostile_files.py`, which needs the test tools (`make test` installs
+them). The first file that is neither read right nor refused ends it, and stays in the folder; the
+seed it prints makes the same file again.
 """
 
 import logging
@@ -46,7 +47,7 @@ def fuzz(minutes: float, seed: int = 0) -> Counter[tuple[str, str]]:
 
 
 def main(minutes: float = 10.0, seed: int = 0) -> None:
-    """Fuzzes and prints what happened.
+    """Reads files that were changed by chance, and counts what was read and what refused.
 
     Args:
         minutes: How long.
@@ -59,4 +60,4 @@ def main(minutes: float = 10.0, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

@@ -1,6 +1,7 @@
 """How the time of a step grows with batch, K, width and depth: the plot.
 
-`speed.py --growth` measures and draws; this script alone draws again what was measured.
+`speed.py --growth` measures and draws; this script alone draws docs/growth.png again from
+benchmarks/results/growth.json.
 """
 
 import datetime
@@ -10,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+import tyro
 from contenders import OURS, OURS_EAGER
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -105,4 +107,4 @@ def panel(ax: Axes, axis: str, curves: dict[str, dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
-    redraw()
+    tyro.cli(redraw, description=__doc__)

@@ -4,7 +4,8 @@
     python benchmarks/soak.py load      200 000 steps in one run, and 300 models in one process
     python benchmarks/soak.py fuzz      damaged files for ten minutes
 
-Each ends with exit code 1 if what docs/reliability.md promises did not hold.
+They need the test tools and the port, which `make test` installs. Each ends with exit code 1 if
+what docs/reliability.md promises did not hold.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""Peak memory of a training step, compiled against eager.
+"""Peak memory of a training step, compiled against eager: `speed.py --cases memory-vae-500`, ...
 
 Weights and Adam's state are there before, and so is, in a compiled step's process, what the
 compiler left behind: what counts is how far a step, gradients included, goes above that. On a CPU

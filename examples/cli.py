@@ -1,16 +1,19 @@
 """What every script here does with its flags, its errors and its pictures."""
 
 import argparse
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+
+from ppl_vae.runs.checkpoints import check_writable
 
 T = TypeVar("T")
 
@@ -26,10 +29,21 @@ def run(main: Callable[[T], None], defaults: Mapping[str, T], description: str |
         description: What `--help` says of the script.
     """
     try:
-        main(parse(defaults, description))
+        flags = parse(defaults, description)
+        check(flags)
+        main(flags)
     except (ValueError, OSError, ImportError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(str(error))
+    except (MemoryError, RuntimeError) as error:
+        why = str(error).partition("\n")[0]
+        if not (isinstance(error, MemoryError) or re.search("allocat|out of memory", why, re.I)):
+            raise
+        refuse(f"flags should ask for less memory ({why[:200]})")
+
+
+def refuse(why: str) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr)
+    sys.exit(2)
 
 
 def parse(defaults: Mapping[str, T], description: str | None) -> T:
@@ -39,6 +53,17 @@ def parse(defaults: Mapping[str, T], description: str | None) -> T:
     data = first.parse_known_args()[0].data
     default = defaults.get(data, next(iter(defaults.values())))
     return tyro.cli(type(default), default=default, description=description)
+
+
+def check(flags: Any) -> None:
+    """What can be said of any script's flags: before it loads data, and hours before it writes."""
+    check_writable(flags.out)
+    for flag, value in vars(flags).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{flag} should be a finite number, was {number}")
+            if isinstance(number, int) and abs(number) >= 2**31:
+                raise ValueError(f"{flag} should be below 2**31, was {number}")
 
 
 def finish(out: Path, table: str, figures: Mapping[str, Figure], models: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Structured prediction: the hidden quadrants of an image, given those that are seen.
 
 Sohn, Lee & Yan, "Learning structured output representation using deep conditional generative
-models", 2015, section 5.1, in the set-up of Pyro's example. As there, --quadrants counts those that
+models", 2015, in the set-up of Pyro's example. As there, --quadrants counts those that
 are seen: 1 is the bottom left one, and three are hidden; 2 is the left half, and two are hidden; 3
 is all but the top right one, the only one that is hidden.
 
@@ -27,7 +27,7 @@ from density import DensitySettings, load, step_size
 from matplotlib.figure import Figure
 
 from ppl_vae import fit, log_likelihood, mean_loss, plots
-from ppl_vae.checks import as_numpy, mean_of
+from ppl_vae.checks import as_numpy, check_whole, mean_of
 from ppl_vae.data import Images, Splits
 from ppl_vae.data.images import binarise
 from ppl_vae.inference import ELBO, Hybrid
@@ -104,6 +104,7 @@ def main(settings: Settings) -> None:
         raise ValueError("quadrants should be at least one of 1, 2, 3, was empty")
     for quadrants in settings.quadrants:
         seen_pixels((2, 2), quadrants)  # before anything is trained
+    check_whole("z_dim", settings.z_dim, 1)
     images = load(settings)
     results = {quadrants: train(settings, images, quadrants) for quadrants in settings.quadrants}
     figures = {"curves": curves(results)}

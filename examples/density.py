@@ -1,6 +1,6 @@
 """What the scripts that compare densities share: their flags, the training, the table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,13 +62,13 @@ class Result:
 
 
 def load(settings: DensitySettings) -> Splits:
-    """The images, after a check of the flags that nothing else checks."""
-    images: Splits = getattr(data, settings.data)(settings.binarisation)
+    """The images, after a check of the flags that are used when it is late to refuse them."""
     check_whole("epochs", settings.epochs, 1)
     check_whole("test_images", settings.test_images, 2)
     check_whole("k", settings.k, 1)
     check_positive("lr", settings.lr)
     check_positive("lr_end", settings.lr_end)
+    images: Splits = getattr(data, settings.data)(settings.binarisation)
     if settings.test_images > len(images.test):
         raise ValueError(
             f"test_images should be at most {len(images.test)}, was {settings.test_images}"
@@ -103,6 +103,12 @@ def chosen_of(
             )
         chosen[name] = known[kind](int(k))
     return chosen
+
+
+def check_made(makes: Iterable[Callable[[], Model]]) -> None:
+    """Makes each model once, so that none is refused when others were trained."""
+    for make in makes:
+        make()
 
 
 def train(
@@ -150,11 +156,14 @@ def step_size(settings: DensitySettings, epochs: int) -> Any:
     return ExponentialDecay(settings.lr, settings.lr_end, max(epochs, 2))
 
 
-def samples(model: Any, images: Splits, seed: int) -> Figure:
-    """Means of p(x | z) for 64 draws of the prior."""
+def samples(results: dict[str, Result], images: Splits, seed: int) -> Figure:
+    """Means of p(x | z) for 64 draws of the last model's prior."""
+    name, result = list(results.items())[-1]
     torch.manual_seed(seed)
-    means = as_numpy(model.decode(model.sample(64)))
-    return plots.image_grid(means.reshape(8, 8, -1), images.test.image_shape).figure
+    means = as_numpy(result.model.decode(result.model.sample(64)))
+    ax = plots.image_grid(means.reshape(8, 8, -1), images.test.image_shape)
+    ax.set_title(f"{name}: means of p(x | z), z drawn from the prior")
+    return ax.figure
 
 
 def table(settings: DensitySettings, images: Splits, results: dict[str, Result]) -> str:
@@ -168,9 +177,14 @@ def table(settings: DensitySettings, images: Splits, results: dict[str, Result])
     ]
     first = next(iter(results.values())).log_likelihood
     for name, result in results.items():
-        log_p = mean_and_error(result.log_likelihood.values.tolist())
-        more = mean_and_error((result.log_likelihood.values - first.values).tolist())
+        log_p = over_images(result.log_likelihood)
+        more = over_images(result.log_likelihood - first)
         difference = "-" if result.log_likelihood is first else more
         seconds = result.history.seconds
         lines.append(f"{name:22}{result.elbo:>10.2f}{log_p:>18}{difference:>18}{seconds:>10.0f}")
     return "\n".join(lines)
+
+
+def over_images(estimate: Estimate) -> str:
+    """Mean ± standard error over images."""
+    return mean_and_error(estimate.values.tolist())

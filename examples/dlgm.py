@@ -1,8 +1,8 @@
 """Deep latent Gaussian models: rank-one against diagonal posteriors, samples, missing pixels.
 
 Rezende, Mohamed & Wierstra, "Stochastic Backpropagation and Approximate Inference in Deep
-Generative Models", 2014, section 6. The default is a quick run on the handwritten digits that come
-with scikit-learn; `--data mnist` is the paper's comparison. Missing pixels, a fraction of them at
+Generative Models", 2014. The default is a quick run on the handwritten digits that come with
+scikit-learn; `--data mnist` is the paper's comparison. Missing pixels, a fraction of them at
 random, are imputed by the paper's Markov chain.
 """
 
@@ -85,7 +85,7 @@ def main(settings: Settings) -> None:
     report = "\n".join([table(settings, images, results), *wrong])
     figures = {
         "curves": curves(results),
-        "samples": samples(model, images, settings.seed),
+        "samples": samples(results, images, settings.seed),
         "imputation": restored,
     }
     finish(settings.out, report, figures, {name: r.model for name, r in results.items()})

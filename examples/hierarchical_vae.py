@@ -15,7 +15,16 @@ from typing import Annotated, Literal
 
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, check_some, load, samples, table, train
+from density import (
+    DensitySettings,
+    check_made,
+    check_some,
+    load,
+    over_images,
+    samples,
+    table,
+    train,
+)
 
 from ppl_vae import plots
 from ppl_vae.inference import kl_per_site
@@ -58,22 +67,20 @@ DEFAULTS = {
 def main(settings: Settings) -> None:
     check_some("models", settings.models)
     images = load(settings)
-    results: dict[str, Result] = {}
-    for name in settings.models:
-        make = maker(name, images.train.x.shape[1], settings)
-        results[name] = train(name, make, images, settings)
+    makes = {name: maker(name, images.train.x.shape[1], settings) for name in settings.models}
+    check_made(makes.values())
+    results = {name: train(name, make, images, settings) for name, make in makes.items()}
     lines = [table(settings, images, results), "KL(q || p) of each layer, test images, nats:"]
     for name, result in results.items():
         parts = kl_per_site(result.model, images.test.x)
-        text = ", ".join(f"{site} {value:.2f}" for site, value in parts.items())
+        text = ", ".join(f"{site} {over_images(term)}" for site, term in parts.items())
         lines.append(f"{name:22}{text}")
     curves = plots.curves({name: [result.history] for name, result in results.items()})
     curves.set_ylabel("loss (nats per image)")
-    last = list(results.values())[-1].model
     finish(
         settings.out,
         "\n".join(lines),
-        {"curves": curves.figure, "samples": samples(last, images, settings.seed)},
+        {"curves": curves.figure, "samples": samples(results, images, settings.seed)},
         {name: result.model for name, result in results.items()},
     )
 

@@ -14,7 +14,16 @@ from typing import Annotated, Any
 
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, chosen_of, load, samples, table, train
+from density import (
+    DensitySettings,
+    Result,
+    chosen_of,
+    load,
+    over_images,
+    samples,
+    table,
+    train,
+)
 
 from ppl_vae import inference, plots
 from ppl_vae.inference import kl_per_site
@@ -68,11 +77,11 @@ def main(settings: Settings) -> None:
         results[name] = train(name, make, images, settings, objective)
     lines = [table(settings, images, results), "KL(q || p), test images, nats:"]
     for name, result in results.items():
-        lines.append(f"{name:22}{kl_per_site(result.model, images.test.x)['z']:.2f}")
+        kl = kl_per_site(result.model, images.test.x)["z"]
+        lines.append(f"{name:22}{over_images(kl)}")
     curves = plots.curves({name: [result.history] for name, result in results.items()})
     curves.set_ylabel("loss, each its own (nats per image)")
-    last = list(results.values())[-1].model
-    figures = {"curves": curves.figure, "samples": samples(last, images, settings.seed)}
+    figures = {"curves": curves.figure, "samples": samples(results, images, settings.seed)}
     models = {name: result.model for name, result in results.items()}
     finish(settings.out, "\n".join(lines), figures, models)
 

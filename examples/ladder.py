@@ -1,6 +1,6 @@
 """Ladder VAEs: which layers of a deep hierarchy are used, with and without BN and warm-up.
 
-Sønderby, Raiko, Maaløe, Sønderby & Winther, "Ladder variational autoencoders", 2016, section 3. The
+Sønderby, Raiko, Maaløe, Sønderby & Winther, "Ladder variational autoencoders", 2016. The
 default is a quick run on the handwritten digits that come with scikit-learn; `--data mnist` has the
 paper's networks, its batches and its five layers, and fewer epochs (the paper: 2000, 200 of them
 warm-up). VAE is `HierarchicalVAE`, whose guide goes bottom-up; LVAE is `LadderVAE`; BN is batch
@@ -15,11 +15,22 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, check_some, load, samples, table, train
+from density import (
+    DensitySettings,
+    Result,
+    check_made,
+    check_some,
+    load,
+    over_images,
+    samples,
+    table,
+    train,
+)
 
 from ppl_vae import plots
 from ppl_vae.checks import check_whole
 from ppl_vae.inference import ELBO, Warmup, kl_per_site
+from ppl_vae.measures.estimates import Estimate
 from ppl_vae.models import HierarchicalVAE, LadderVAE
 
 Kind = Literal["VAE", "VAE+BN", "VAE+WU", "VAE+BN+WU", "LVAE", "LVAE+BN", "LVAE+WU", "LVAE+BN+WU"]
@@ -70,23 +81,28 @@ DEFAULTS = {
 def main(settings: Settings) -> None:
     check(settings)
     images = load(settings)
+    makes = {
+        f"{kind}, {layers} layer{'s' * (layers > 1)}": partial(
+            maker, kind, layers, images.train.x.shape[1], settings
+        )
+        for layers in settings.layers
+        for kind in settings.models
+    }
+    check_made(makes.values())
     results: dict[str, Result] = {}
-    for layers in settings.layers:
-        for kind in settings.models:
-            name = f"{kind}, {layers} layer{'s' * (layers > 1)}"
-            make = partial(maker, kind, layers, images.train.x.shape[1], settings)
-            beta: Any = Warmup(settings.warmup) if "WU" in kind else 1.0
-            results[name] = train(name, make, images, settings, ELBO(beta=beta))
+    for name, make in makes.items():
+        beta: Any = Warmup(settings.warmup) if "WU" in name else 1.0
+        results[name] = train(name, make, images, settings, ELBO(beta=beta))
     terms = {name: kl_per_site(r.model, images.test.x) for name, r in results.items()}
     lines = [table(settings, images, results), active(terms)]
     curves = plots.curves({name: [result.history] for name, result in results.items()})
-    curves.set_ylabel("loss (nats per image)")
-    bars = plots.bars(terms)
+    curves.set_ylabel("loss, KL weighted by the warm-up (nats per image)")
+    bars = plots.bars({name: means_of(layers) for name, layers in terms.items()})
     bars.set_ylabel("KL(q || p) (nats per image)")
     figures = {
         "curves": curves.figure,
         "layers": bars.figure,
-        "samples": samples(list(results.values())[-1].model, images, settings.seed),
+        "samples": samples(results, images, settings.seed),
     }
     finish(settings.out, "\n".join(lines), figures, {n: r.model for n, r in results.items()})
 
@@ -115,12 +131,17 @@ def maker(kind: str, layers: int, x_dim: int, settings: Settings) -> Hierarchica
     return HierarchicalVAE(x_dim, z_dims, hidden, "leaky_relu", batch_norm=norm)
 
 
-def active(terms: dict[str, dict[str, float]]) -> str:
+def means_of(layers: dict[str, Estimate]) -> dict[str, float]:
+    """The KL term of each layer."""
+    return {site: term.mean for site, term in layers.items()}
+
+
+def active(terms: dict[str, dict[str, Estimate]]) -> str:
     """KL terms of the layers, and how many are in use."""
     lines = [f"KL(q || p) of z_1, z_2, ... on the test images, nats; in use: more than {ACTIVE}"]
     for name, layers in terms.items():
-        values = ", ".join(f"{value:.2f}" for value in layers.values())
-        in_use = sum(value > ACTIVE for value in layers.values())
+        values = ", ".join(over_images(term) for term in layers.values())
+        in_use = sum(mean > ACTIVE for mean in means_of(layers).values())
         lines.append(f"{name:22}{values}: {in_use} in use")
     return "\n".join(lines)
 

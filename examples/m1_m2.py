@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from sklearn.svm import SVC
 
 from ppl_vae import data, plots
-from ppl_vae.checks import as_numpy, check_at_least, check_whole, mean_of
+from ppl_vae.checks import as_numpy, check_at_least, check_positive, check_whole, mean_of
 from ppl_vae.data import Images, NormalFeatures, Splits, hide_labels
 from ppl_vae.inference import ELBO, ExponentialDecay, History, SemiSupervised, Warmup, fit
 from ppl_vae.models import M1, M1M2, M2, DiagNormalNet, Model
@@ -139,9 +139,7 @@ Results = dict[str, dict[int, list[Result]]]
 
 
 def main(settings: Settings) -> None:
-    check_at_least("splits", settings.splits, 1)
-    check_whole("epochs", settings.epochs, 1)
-    check_at_least("joint_epochs", settings.joint_epochs, 0)
+    check(settings)
     images: Splits = getattr(data, settings.data)(settings.binarisation)
     y = {n: hidden_labels(settings, images.train, n) for n in settings.labels}
     history = train_m1(settings, images)
@@ -164,6 +162,21 @@ def main(settings: Settings) -> None:
         pictures(settings, images, history, m1, features, results),
         {"m1": m1} | {f"m2_{n}": model_of(runs[0]) for n, runs in results[STACKED].items()},
     )
+
+
+def check(settings: Settings) -> None:
+    """The flags of what is made when M1 is trained."""
+    if not settings.labels:
+        raise ValueError("labels should be at least one, was none")
+    check_at_least("splits", settings.splits, 1)
+    check_whole("epochs", settings.epochs, 1)
+    check_whole("batch_size", settings.batch_size, 1)
+    check_whole("z_dim", settings.z_dim, 1)
+    check_at_least("joint_epochs", settings.joint_epochs, 0)
+    check_positive("joint_lr", settings.joint_lr)
+    decay(settings.lr, settings.epochs)
+    objective(settings)
+    m2(settings, settings.m1_z_dim, 10)
 
 
 def hidden_labels(settings: Settings, train: Images, n: int) -> list[np.ndarray]:
@@ -227,14 +240,10 @@ def train_m2(
 ) -> Result:
     """M2 on the features of all training images, drawn anew in every batch."""
     torch.manual_seed(settings.seed + split)
-    n_classes, n_features = images.train.n_classes, features.train.shape[1]
-    sizes = (settings.hidden, settings.activation)
-    decoder = DiagNormalNet((settings.z_dim, n_classes), n_features, *sizes)
-    per_batch = {"labelled_per_batch": settings.labelled_per_batch}
     history = fit(
-        M2(n_features, n_classes, settings.z_dim, *sizes, decoder=decoder),
+        m2(settings, features.train.shape[1], images.train.n_classes),
         (features.train, y),
-        SemiSupervised(settings.alpha, analytic_kl=True, **per_batch),
+        objective(settings),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=decay(settings.lr, settings.epochs),
@@ -243,6 +252,19 @@ def train_m2(
     )
     test_error = 100 * error(history.model, features.test, images.test.y)
     return Result(test_error, history, history.seconds)
+
+
+def m2(settings: Settings, n_features: int, n_classes: int) -> M2:
+    """A new M2 of features."""
+    sizes = (settings.hidden, settings.activation)
+    decoder = DiagNormalNet((settings.z_dim, n_classes), n_features, *sizes)
+    return M2(n_features, n_classes, settings.z_dim, *sizes, decoder=decoder)
+
+
+def objective(settings: Settings) -> SemiSupervised:
+    """That of M2."""
+    per_batch = settings.labelled_per_batch
+    return SemiSupervised(settings.alpha, analytic_kl=True, labelled_per_batch=per_batch)
 
 
 def train_joint(
@@ -388,8 +410,8 @@ def scatter(x: np.ndarray, y: np.ndarray, n: int = 2000) -> Figure:
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     plane = centred @ directions[:2].T
     figure, ax = plt.subplots(figsize=(5.0, 4.0), layout="constrained")
-    points = ax.scatter(plane[:, 0], plane[:, 1], c=y[:n], cmap="tab10", s=4)
-    figure.colorbar(points, label="class")
+    points = ax.scatter(plane[:, 0], plane[:, 1], c=y[:n], cmap="tab10", vmin=-0.5, vmax=9.5, s=4)
+    figure.colorbar(points, label="class", ticks=range(10))
     ax.set(xlabel="first principal component", ylabel="second principal component")
     return figure
 

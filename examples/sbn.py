@@ -73,11 +73,10 @@ def main(settings: Settings) -> None:
         results[name] = train(name, make, images, settings, objective)
     curves = plots.curves({name: [result.history] for name, result in results.items()})
     curves.set_ylabel("loss, each its own (nats per image)")
-    last = list(results.values())[-1].model
     finish(
         settings.out,
         table(settings, images, results),
-        {"curves": curves.figure, "samples": samples(last, images, settings.seed)},
+        {"curves": curves.figure, "samples": samples(results, images, settings.seed)},
         {name: result.model for name, result in results.items()},
     )
 

@@ -17,7 +17,7 @@ from cli import finish, mean_and_error, run
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
-from ppl_vae.checks import as_numpy, check_at_least, check_whole
+from ppl_vae.checks import as_numpy, check_at_least, check_positive, check_whole
 from ppl_vae.data import Images, Splits, digits, hide_labels, mnist
 from ppl_vae.runs.history import History
 
@@ -135,15 +135,20 @@ class Result:
 def main(settings: Settings) -> None:
     check_at_least("splits", settings.splits, 1)
     check_whole("epochs", settings.epochs, 1)
+    check_whole("batch_size", settings.batch_size, 1)
+    check_positive("lr", settings.lr)
     images = {"digits": digits, "mnist": mnist}[settings.data](settings.binarisation)
     backend = Backend(settings)
+    backend.seed(settings.seed)
+    objective = backend.package.SemiSupervised(alpha=settings.alpha)
+    m2(settings, backend, images, None)  # refused, if it is, before its classifier is trained
     results: dict[str, list[Result]] = {"labels alone": [], "M2": []}
     for split in range(settings.splits):
         y = hide_labels(images.train.y, settings.labels, settings.seed + split, 10)
         alone = train_classifier(settings, backend, images, y, split)
         results["labels alone"].append(alone)
         start = alone.history.model.classifier if settings.pretrained else None
-        results["M2"].append(train_m2(settings, backend, images, y, split, start))
+        results["M2"].append(train_m2(settings, backend, images, y, split, start, objective))
     figures = pictures(backend, images.test, results)
     finish(
         settings.out,
@@ -173,24 +178,21 @@ def train_classifier(
 
 
 def train_m2(
-    settings: Settings, backend: Backend, images: Splits, y: np.ndarray, split: int, start: Any
+    settings: Settings,
+    backend: Backend,
+    images: Splits,
+    y: np.ndarray,
+    split: int,
+    start: Any,
+    objective: Any,
 ) -> Result:
     """M2 with the same labels and all other images of the training set."""
     train = images.train
     backend.seed(settings.seed + split)
-    network = copy.deepcopy(start) or classifier(settings, backend, images)
-    model = backend.make(
-        "M2",
-        **shape(images),
-        z_dim=settings.z_dim,
-        hidden=settings.hidden,
-        activation=settings.activation,
-        classifier=network,
-    )
     history = backend.package.fit(
-        model,
+        m2(settings, backend, images, start),
         (train.x, y),
-        backend.package.SemiSupervised(alpha=settings.alpha),
+        objective,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.lr,
@@ -198,6 +200,22 @@ def train_m2(
     )
     loss = backend.package.mean_loss(history.model, images.test.x)
     return Result(history, 100 * error(history.model, images.test), -loss)
+
+
+def m2(settings: Settings, backend: Backend, images: Splits, start: Any) -> Any:
+    """A new M2, whose classifier starts as that of the labels alone did, or as a copy of `start`.
+
+    It is made first, as there.
+    """
+    network = copy.deepcopy(start) or classifier(settings, backend, images)
+    return backend.make(
+        "M2",
+        **shape(images),
+        z_dim=settings.z_dim,
+        hidden=settings.hidden,
+        activation=settings.activation,
+        classifier=network,
+    )
 
 
 def shape(images: Splits) -> dict[str, int]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import tyro
 from cli import finish, run
-from density import DensitySettings, Result, load, table, train
+from density import DensitySettings, Result, check_made, load, table, train
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -82,16 +82,27 @@ DEFAULTS = {
 
 
 def main(settings: Settings) -> None:
-    images = load(settings)
     check_whole("nodes", settings.nodes, 1)
+    check_whole("n_neighbours", settings.neighbours, 1)
+    if settings.neighbours >= settings.nodes:
+        raise ValueError(
+            f"n_neighbours should be below the number of nodes, {settings.nodes}, was "
+            f"{settings.neighbours}"
+        )
+    images = load(settings)
     x_dim, hidden = images.train.x.shape[1], settings.hidden
     constraint = partial(GECO, settings.tolerance, start=settings.beta, rate=settings.rate)
     vae = partial(VAE, x_dim, settings.z_dim, hidden, "relu")
     vhp = partial(VHP, x_dim, settings.z_dim, settings.zeta_dim, hidden, "relu")
+    runs = {
+        "VAE": (vae, ELBO()),
+        "VAE, GECO": (vae, constraint()),
+        "VHP": (vhp, constraint(k=settings.k_prior, inner=("zeta",))),
+    }
+    check_made(make for make, _ in runs.values())
     results = {
-        "VAE": train("VAE", vae, images, settings, ELBO()),
-        "VAE, GECO": train("VAE, GECO", vae, images, settings, constraint()),
-        "VHP": train("VHP", vhp, images, settings, constraint(k=settings.k_prior, inner=("zeta",))),
+        name: train(name, make, images, settings, objective)
+        for name, (make, objective) in runs.items()
     }
     last = results["VHP"].history.rows[-1]
     lines = [

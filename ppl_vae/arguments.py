@@ -107,12 +107,23 @@ def _check_parts(known: type, values: Mapping[str, Any]) -> None:
         annotation = parameter.annotation
         either = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
         kinds = tuple(Callable if get_origin(kind) is Callable else kind for kind in either)
-        plain = all(isinstance(kind, type) for kind in kinds)
+        plain = all(isinstance(kind, type) for kind in kinds) and annotation is not parameter.empty
         if not plain or all(kind.__module__ == "builtins" for kind in kinds) or name not in values:
             continue
         if not isinstance(values[name], kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"{name} should be {wanted}, was {reprlib.repr(values[name])}")
+
+
+def as_call(made: object) -> str:
+    """`Warmup(epochs=10)`: how an object was made, from the attributes of its arguments' names.
+
+    Arguments that are the defaults are left out.
+    """
+    parameters = inspect.signature(type(made)).parameters.values()
+    held = {p.name: repr(getattr(made, p.name)) for p in parameters if hasattr(made, p.name)}
+    other = [p.name for p in parameters if held.get(p.name, repr(p.default)) != repr(p.default)]
+    return f"{type(made).__name__}({', '.join(f'{name}={held[name]}' for name in other)})"
 
 
 def _as_json(value: Any, where: str) -> Any:

@@ -144,9 +144,50 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """`value` is an integer, of any kind, and at least `least`."""
-    if not (isinstance(value, Integral) and int(value) >= least):
+    """`value` is an integer, of any kind but no truth value, and at least `least`."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (whole and int(value) >= least):
         raise ValueError(f"{name} should be a whole number of at least {least}, was {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """`value` is True or False: what merely counts as one of them is a slip of another argument."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} should be True or False, was {value!r}")
+
+
+def check_compile(value: Any) -> None:
+    """`value` says whether something is compiled."""
+    if not (isinstance(value, bool) or (isinstance(value, str) and value == "auto")):
+        raise ValueError(f"compile should be True, False or 'auto', was {value!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """`seed` is one that torch, numpy and jax tell from all others."""
+    check_whole("seed", seed, 0)
+    if seed >= 2**32:
+        raise ValueError(f"seed should be below 2**32, was {seed!r}")
+
+
+def check_dims(**dims: Any) -> None:
+    """Sizes of vectors, by the names of their arguments: whole numbers of at least 1."""
+    for name, dim in dims.items():
+        check_whole(name, dim, 1)
+
+
+def check_hidden(hidden: Any) -> None:
+    """`hidden` is a sequence of the sizes of hidden layers, maybe of none."""
+    if not isinstance(hidden, Sequence):
+        raise ValueError(f"hidden should be a sequence of sizes, was {hidden!r}")
+    for size in hidden:
+        check_whole("each of hidden", size, 1)
+
+
+def check_dropout(rates: Any) -> None:
+    """`rates`, of inputs and of hidden units, are two numbers in [0, 1)."""
+    pair = isinstance(rates, Sequence) and len(rates) == 2
+    if not (pair and all(isinstance(rate, Real) and 0 <= float(rate) < 1 for rate in rates)):
+        raise ValueError(f"dropout should be two rates in [0, 1), was {rates!r}")
 
 
 def check_batch(size: int) -> None:
@@ -166,7 +207,7 @@ def check_layers(z_dims: Any, hidden: Any) -> None:
     if not z_dims:
         raise ValueError(f"z_dims should hold the size of at least one layer, was {z_dims!r}")
     for size in z_dims:
-        check_whole("z_dims", size, 1)
+        check_whole("each of z_dims", size, 1)
     if len(hidden) != len(z_dims):
         raise ValueError(
             f"hidden should be one sequence of sizes for each of the {len(z_dims)} layers of "

@@ -127,12 +127,15 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the JSON of a file that `write` made.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or something else wrote it.
+        FileNotFoundError: there is nothing of this name.
+        ValueError: it is a folder or no regular file, or damaged, or something else wrote it.
         OSError: the file cannot be read at all.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"path should be a file, was {str(path)!r}, which does not exist")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"path should be a file, was {str(path)!r}, which is {kind}")
     try:
         with path.open("rb") as file:
             return _read(file)

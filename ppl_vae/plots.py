@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ppl_vae.measures.calibration import Calibration
 from ppl_vae.runs.history import History
@@ -32,6 +33,7 @@ def curves(
         mean = np.mean([run[column] for run in runs], axis=0)
         ax.plot(runs[0]["epoch"], mean, color=colour, linewidth=2.0, label=name)
     ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel(column.replace("_", " "))
     _legend(ax, beside=len(histories) > FEW)
     return ax
@@ -123,24 +125,43 @@ def scatter(
 
 
 def ranks(calibration: Calibration, ax: Axes | None = None) -> Axes:
-    """How often ranks fall into each bin: a curve for each latent unit, and what is expected.
+    """How often ranks fall into each bin, for each latent unit, and what is expected of it.
+
+    Units whose ranks are not uniform (`Calibration.uneven`) have colours and names, the four worst
+    of them; others of these are black, and those that are uniform grey. 99 of 100 counts of a bin
+    lie in the grey band, were ranks uniform.
 
     Args:
         calibration: What `ppl_vae.inference.calibration` found.
         ax: Where to draw.
     """
-    ax = _axes(ax, (5.0, 3.5))
-    for number, (name, counts) in enumerate(calibration.counts.items()):
-        for unit, heights in enumerate(counts):
-            label = name if unit == 0 else None
-            ax.plot(heights, color=f"C{number}", linewidth=0.8, alpha=0.6, label=label)
-    expected = calibration.n / calibration.bins
-    spread = 2.6 * (expected * (1 - 1 / calibration.bins)) ** 0.5
-    # 99 of 100 counts of a bin, were the ranks uniform.
-    ax.axhspan(expected - spread, expected + spread, color="0.9", zorder=0)
-    ax.set_xlabel("rank of what was simulated, in bins")
+    from scipy.stats import binom  # of scikit-learn
+
+    ax = _axes(ax, (7.0, 3.5))
+    n, bins = calibration.n, calibration.bins
+    at = (np.arange(bins) + 0.5) * (calibration.k + 1) / bins - 0.5
+    ax.axhspan(*binom.interval(0.99, n, 1 / bins), color="0.9", zorder=0)
+    flags = calibration.uneven()
+    units = [
+        (name, unit, heights)
+        for name, counts in calibration.counts.items()
+        for unit, heights in enumerate(counts)
+    ]
+    units.sort(key=lambda found: -float(((found[2] - n / bins) ** 2).sum()))
+    uneven = [found for found in units if flags[found[0]][found[1]]]
+    even = [found for found in units if not flags[found[0]][found[1]]]
+    for number, (name, unit, heights) in enumerate(uneven[:FEW]):
+        strong: Any = {"linewidth": 2.0, "zorder": 3, "label": f"{name}, unit {unit}"}
+        ax.plot(at, heights, color=f"C{number}", **strong)
+    rest = (uneven[FEW:], "0.0", "more not uniform"), (even, "0.6", "uniform")
+    for several, colour, text in rest:
+        for number, (_, _, heights) in enumerate(several):
+            label = None if number else f"{len(several)} {text}"
+            ax.plot(at, heights, color=colour, linewidth=0.6, label=label)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel(f"rank of what was simulated among {calibration.k} draws")
     ax.set_ylabel("count")
-    _legend(ax, beside=len(calibration.ranks) > FEW)
+    _legend(ax, beside=True)
     return ax
 
 

@@ -16,6 +16,7 @@ import hypothesis.strategies as st
 import numpy as np
 from cases import Part
 from every_objective import LOSSES, Kind
+from hypothesis import HealthCheck, Phase, settings
 
 X_DIM, Z_DIM, N_CLASSES, N = 2, 2, 3, 2
 LOGIT, LOC = 1e4, 1e3
@@ -54,6 +55,18 @@ PAIRS = {
     "m2": Extreme(Part("M2", _LABELS), ("label",), real=False),
     "m2-normal": Extreme(Part("M2", {**_LABELS, "decoder": _ON_Z_AND_Y}), ("label",), real=True),
 }
+
+
+def examples(number: int) -> settings:
+    """The settings of a test: that many examples, the same every time."""
+    return settings(
+        max_examples=number,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],  # to look for a smaller one takes minutes
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
 
 
 def pairs_of(name: str) -> list[str]:

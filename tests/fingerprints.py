@@ -1,9 +1,10 @@
 """Trains every model by every objective of the tables, and prints what became of the weights.
 
-    python tests/fingerprints.py pyro|numpyro NUMBER [NAMES ...]
+    python tests/fingerprints.py pyro|recorded|compiled|numpyro NUMBER [NAMES ...]
 
 A line for each, or for each that is named: its name, and the SHA-256 of its weights. NUMBER seeds
-the global random states before each run, on which nothing may depend.
+the global random states before each run, on which nothing may depend. "pyro" is eager; "recorded"
+runs the graphs of compiled steps as they were recorded, which spares inductor's seconds for each.
 """
 
 import hashlib
@@ -25,6 +26,8 @@ from ppl_vae.data import Dynamic
 Weights: TypeAlias = dict[str, np.ndarray]
 Runs: TypeAlias = dict[str, Callable[[], Weights]]
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 10, "lr": 1e-2, "seed": 3, "device": "cpu"}
+ONE_SHAPE = {"batch_size": 12}
+"""Half the data: another shape of the last batch would be compiled by itself."""
 BY_NAME = {case.name: case for case in CASES}
 FOR = {"label": "m2-semi-supervised", "class": "sbn", "number": "vae"}
 """The case whose latents are what an objective of `LOSSES` is for."""
@@ -63,8 +66,8 @@ def shaken(number: int) -> Iterator[None]:
     assert states() == before, "the caller's random state changed"
 
 
-def in_pyro(number: int) -> Runs:
-    """Trained weights by name."""
+def in_pyro(number: int, **changed: Any) -> Runs:
+    """Trained weights by name, with some settings changed."""
     from support import make, objective_of
 
     from ppl_vae.inference import ELBO, Lagging, fit
@@ -72,13 +75,24 @@ def in_pyro(number: int) -> Runs:
     def weights(case: Case, objective: Callable[[], Any]) -> Weights:
         model, loss = make(case), objective()
         with shaken(number):
-            fit(model, case.data(0), loss, progress=False, **SETTINGS)
+            fit(model, case.data(0), loss, progress=False, **{**SETTINGS, **changed})
         return {name: value.numpy() for name, value in model.state_dict().items()}
 
     runs = {case.name: partial(weights, case, partial(objective_of, case)) for case in EVERY_CASE}
     runs |= {name: partial(weights, of_loss(name), loss.make) for name, loss in LOSSES.items()}
     lagging = partial(Lagging, ELBO(), window=1, most=3)
     return runs | {"Lagging": partial(weights, BY_NAME["vae"], lagging)}
+
+
+def compiled(number: int) -> Runs:
+    return in_pyro(number, compile=True, **ONE_SHAPE)
+
+
+def recorded(number: int) -> Runs:
+    from ppl_vae.inference import graph
+
+    graph.compiled = lambda steps, _: torch.no_grad()(steps)
+    return compiled(number)
 
 
 def in_numpyro(number: int) -> Runs:
@@ -92,7 +106,8 @@ def in_numpyro(number: int) -> Runs:
     def weights(case: Case, objective: Callable[[], Any]) -> Weights:
         model, loss = case.model.make(ppl_vae.numpyro.models, key=key()), objective()
         with shaken(number):
-            history = inference.fit(model, case.data(0), loss, progress=False, **SETTINGS)
+            settings = {**SETTINGS, **ONE_SHAPE}
+            history = inference.fit(model, case.data(0), loss, progress=False, **settings)
         trained: Weights = history.model.state_dict()
         return trained
 
@@ -116,10 +131,15 @@ def fingerprint(weights: Weights) -> str:
     return digest.hexdigest()
 
 
-BACKENDS: dict[str, Callable[[int], Runs]] = {"pyro": in_pyro, "numpyro": in_numpyro}
+HOW: dict[str, Callable[[int], Runs]] = {
+    "pyro": in_pyro,
+    "recorded": recorded,
+    "compiled": compiled,
+    "numpyro": in_numpyro,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    every = BACKENDS[sys.argv[1]](int(sys.argv[2]))
+    every = HOW[sys.argv[1]](int(sys.argv[2]))
     for name in sys.argv[3:] or every:
         print(name, fingerprint(every[name]()), flush=True)

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bad_input import ROWS, Row, X, needs, of_vae, train
+from bad_input import ROWS, Row, X, Y, needs, of_vae, train
 from example_support import EXAMPLES, Run, refused
 from pyro.infer import Trace_ELBO
 from support import CASE, equal, make, weights
 
 import ppl_vae.inference
 import ppl_vae.models
-from ppl_vae import Model, fit
+from ppl_vae import Model, fit, plots
+from ppl_vae.data import Dynamic, Images, NormalFeatures, digits, hide_labels, mnist
 
 
 class Pyro:
@@ -27,8 +28,8 @@ class Pyro:
     models = ppl_vae.models
     inference = ppl_vae.inference
 
-    def new(self, cls: str, *arguments: Any) -> Any:
-        return getattr(self.models, cls)(*arguments)
+    def new(self, cls: str, *arguments: Any, **more: Any) -> Any:
+        return getattr(self.models, cls)(*arguments, **more)
 
     def make(self, case: str) -> Any:
         return make(CASE[case])
@@ -64,6 +65,33 @@ def test_one_value_error_that_names_the_argument(name: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         call(Pyro())
     assert "\n" not in str(caught.value)
+
+
+IMAGES = Images(X, Y.astype(np.int64), (2, 3), 3, "toy", "none")
+OF_DATA: dict[str, tuple[Callable[[], Any], str]] = {
+    "grey levels": (lambda: Dynamic(2 * X), r"probs should be in \[0, 1\], was in \[0.0, 2.0\]"),
+    "a draw": (lambda: Dynamic(X).sample(-1), "seed should be a whole.*at least 0, was -1"),
+    "a normal draw": (lambda: NormalFeatures(X, X).sample(None), "seed should be .*was None"),
+    "scales": (lambda: NormalFeatures(X, X - 2), r"scale should .*\[0, inf\], lay in \[-2, -1\]"),
+    "active": (lambda: NormalFeatures(X, X).active(9.0), "threshold should be less .*was 9.0"),
+    "split": (lambda: IMAGES.split(2, 0), r"n should be in 3..21.*was 2"),
+    "split seed": (lambda: IMAGES.split(9, -1), "seed should be a whole.*at least 0, was -1"),
+    "labels": (lambda: hide_labels(Y, 2, 0, 3), r"n_labels should be in 3..24.*was 2"),
+    "labels seed": (lambda: hide_labels(Y, 9, "a", 3), "seed should be .*was 'a'"),
+    "binarisation": (lambda: digits("grey"), "binarisation should be dynamic, .*was 'grey'"),
+    "pictures": (
+        lambda: plots.image_grid(X[None], (2, 2)),
+        r"rows should have shape \(n_rows, n_columns, 4\), had \(1, 24, 6\)",
+    ),
+    "folder": (lambda: mnist(folder="/nowhere"), "folder should be an existing .*was /nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", OF_DATA)
+def test_data_that_are_made_of_bad_input(name: str) -> None:
+    call, words = OF_DATA[name]
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -180,9 +180,39 @@ def test_it_costs_no_random_numbers_and_is_the_same_for_a_seed() -> None:
 def test_the_picture_shows_the_counts_of_each_unit() -> None:
     import matplotlib.pyplot as plt
 
-    found = calibration(conjugate(), n=100, k=19, bins=5)
     figure, ax = plt.subplots()
+    found = calibration(conjugate(), n=100, k=19, bins=5)
     assert plots.ranks(found, ax) is ax
-    drawn = [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 5]
-    np.testing.assert_array_equal(drawn, found.counts["z"])
+    drawn = [line.get_ydata() for line in ax.lines]
+    np.testing.assert_array_equal(np.sort(drawn, 0), np.sort(found.counts["z"], 0))
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [1.5, 5.5, 9.5, 13.5, 17.5])
     plt.close(figure)
+
+
+def test_the_picture_names_the_units_that_are_worst() -> None:
+    """Of 200 ranks each, some are moved to the first bin of ten: 5 i of unit i."""
+    import matplotlib.pyplot as plt
+
+    even = np.arange(200) % 20
+
+    def moved(number: int) -> np.ndarray:
+        return np.where(np.arange(200) % 20 * 10 + np.arange(200) // 20 < number, 0, even)
+
+    units = np.stack([moved(number) for number in (0, 90, 120, 0, 60, 150, 180)], 1)
+    found = Calibration({"z_1": units[:, :3], "z_2": units[:, 3:]}, 19, 10)
+    assert {name: list(u) for name, u in found.uneven().items()} == {
+        "z_1": [False, True, True],
+        "z_2": [False, True, True, True],
+    }
+    ax = plots.ranks(found)
+    named = {str(line.get_label()): line for line in ax.lines}
+    legend = ["z_2, unit 3", "z_2, unit 2", "z_1, unit 2", "z_1, unit 1"]
+    legend += ["1 more not uniform", "2 uniform"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == legend
+    assert len({named[name].get_color() for name in legend}) == len(legend)
+    for name, unit in zip(legend[:4], (6, 5, 2, 1), strict=True):
+        counts = np.bincount(units[:, unit] // 2, minlength=10)
+        np.testing.assert_array_equal(named[name].get_ydata(), counts)
+    assert len(ax.lines) == 7
+    assert [line.get_color() for line in ax.lines[4:]] == ["0.0", "0.6", "0.6"]
+    plt.close(ax.figure)

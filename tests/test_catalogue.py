@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cases import CASES
-from every_objective import FOR_FIT_ALONE
+from every_objective import FOR_FIT_ALONE, LOSSES
 
 import ppl_vae.inference
 import ppl_vae.models
@@ -70,3 +70,20 @@ def test_every_objective_is_in_a_case_and_in_the_readme() -> None:
     assert names - FOR_FIT_ALONE <= {case.objective.cls for case in CASES}
     readme = (ROOT / "README.md").read_text()
     assert all(f"| `{name}(" in readme for name in names)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"ELBO-network"}))
+def test_an_objective_shows_how_it_was_made(name: str) -> None:
+    made = LOSSES[name].make()
+    again = eval(repr(made), vars(ppl_vae.inference) | {"inf": float("inf")})
+    assert type(again) is type(made)
+    assert repr(again) == repr(made)
+    assert {k: v for k, v in vars(again).items() if k != "_state"} == {
+        k: v for k, v in vars(made).items() if k != "_state"
+    }
+
+
+def test_what_is_shown_leaves_defaults_out() -> None:
+    assert repr(ppl_vae.inference.ELBO()) == "ELBO()"
+    beta = ppl_vae.inference.Warmup(10)
+    assert repr(ppl_vae.inference.ELBO(5, beta=beta)) == "ELBO(k=5, beta=Warmup(epochs=10))"

@@ -26,14 +26,27 @@ IN_THE_PORT = (
 )
 """Compiling all of them takes minutes. These have what is random in `fit` and in programs: order,
 pixels, labels in each batch, draws of each kind, what is dreamt; and running statistics."""
+IN_GRAPHS = tuple(
+    dict.fromkeys(
+        (
+            *LOSSES,
+            *FOR_FIT_ALONE,
+            *IN_THE_PORT,
+            *{case.model.cls: case.name for case in EVERY_CASE}.values(),
+        )
+    )
+)
+"""Every objective, and every model once: recording takes half of a second for each."""
+BY_INDUCTOR = ("vae", "vimco")
+"""Draws of numbers with their gradients, and of classes. Machine code takes seconds for each."""
 
 
-def fingerprints(*arguments: str, hash_seed: int) -> dict[str, str]:
+def fingerprints(*arguments: str, hash_seed: int, **env: str) -> dict[str, str]:
     """What `fingerprints.py` prints in a fresh process, whose sets have another order."""
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
-    env = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": str(hash_seed)}
+    env = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": str(hash_seed), **env}
     command = [sys.executable, str(HERE / "fingerprints.py"), *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     return dict(line.split() for line in done.stdout.splitlines())
 
@@ -43,6 +56,24 @@ def test_fresh_processes_give_equal_bytes_for_every_model_and_objective() -> Non
     assert one == other
     assert one.keys() == {*LOSSES, *FOR_FIT_ALONE, *(case.name for case in EVERY_CASE)}
     assert len(set(one.values())) > 0.9 * len(one)  # they are of runs that differ
+
+
+def test_fresh_processes_give_equal_bytes_by_graphs() -> None:
+    one, other = (fingerprints("recorded", str(n), *IN_GRAPHS, hash_seed=n) for n in (1, 2))
+    assert one == other
+    assert tuple(one) == IN_GRAPHS
+    assert len(set(one.values())) > 0.9 * len(one)
+
+
+def test_code_that_inductor_kept_gives_the_bytes_of_fresh_code(tmp_path: Path) -> None:
+    env = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    one = fingerprints("compiled", "1", *BY_INDUCTOR, hash_seed=1, **env)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")}
+    assert kept
+    other = fingerprints("compiled", "2", *BY_INDUCTOR, hash_seed=2, **env)
+    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")}  # was used
+    assert one == other
+    assert tuple(one) == BY_INDUCTOR
 
 
 def test_fresh_processes_give_equal_bytes_in_the_port() -> None:

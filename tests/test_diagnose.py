@@ -39,6 +39,7 @@ def test_the_exact_posterior_is_found_good() -> None:
     model, x = simulated()
     found = diagnose(model, x)
     np.testing.assert_allclose(found.gap.values, 0.0, atol=1e-9)
+    np.testing.assert_allclose(found.gap.errors, 0.0, atol=1e-6)
     evidence = exact.log_evidence(model, x).detach()
     np.testing.assert_allclose(found.log_likelihood.values, evidence, atol=1e-9)
     assert {verdict for _, _, verdict in found.lines} == {"good"}
@@ -49,6 +50,7 @@ def test_bound_and_likelihood_are_those_of_the_model() -> None:
     found = diagnose(model, x, k=2000)
     bound = exact.bound(model, x).detach().numpy()
     assert (abs(found.elbo.values - bound) < 4 * found.elbo.errors).all()
+    assert abs(found.elbo.mean - bound.mean()) < 4 * found.elbo.monte_carlo_error
     likelihood = log_likelihood(model, x, k=2000)
     errors = np.hypot(found.log_likelihood.errors, likelihood.errors)
     assert (abs(found.log_likelihood.values - likelihood.values) < 5 * errors).all()
@@ -105,7 +107,7 @@ def good(**changes: Any) -> Diagnosis:
         {"z": constant(20.0)}, {"z": 10 * units}, {"z": units}, shares, active, 0.01, 0.01
     )
     found = Diagnosis(
-        elbo=constant(-102.0),
+        elbo=constant(-101.98),  # errors of 0.09 make 0.009 of the mean gap
         log_likelihood=constant(-100.0, 0.09),
         collapse=collapse,
         surgery=ElboSurgery(constant(20.0, n=10**6), constant(12.0, n=10**6)),
@@ -129,7 +131,15 @@ def collapse(kl: float, units: list[float]) -> PosteriorCollapse:
 POOR: dict[str, tuple[dict[str, Any], str, str]] = {
     "elbo": ({"elbo": constant(-np.inf)}, "ELBO", "poor: q(z | x) has draws where"),
     "error": ({"log_likelihood": constant(-100.0, 0.11)}, "log p(x)", "poor: error 0.11"),
-    "gap": ({"elbo": constant(-102.1)}, "log p(x) - ELBO", "poor: the guide is far"),
+    "elbo of noise": ({"elbo": constant(-101.0, 1.0)}, "ELBO", "poor: error 0.10 of the mean"),
+    "gap": ({"elbo": constant(-102.02)}, "log p(x) - ELBO", "poor: the guide is far"),
+    "gap near the limit": (
+        {"elbo": constant(-102.01)},
+        "log p(x) - ELBO",
+        "not known: error 0.009 by draws, so near the limit 2.00; raise k",
+    ),
+    "gap below the limit": ({"elbo": constant(-101.99)}, "log p(x) - ELBO", "not known: error"),
+    "gap of noise": ({"elbo": constant(-101.5, 3.0)}, "log p(x) - ELBO", "not known: error 0.3"),
     "kl": ({"collapse": collapse(0.09, [1.0])}, "KL of z", "poor: the site tells nothing"),
     "idle": ({"collapse": collapse(20.0, [1.0, 0.0, 0.0])}, "active units of z", "poor: 2 units"),
     "collapsed": (
@@ -157,8 +167,11 @@ POOR: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_at_the_limits_it_is_good() -> None:
     found = verdicts(good(surgery=surgery(14.0, 12.0)))
     assert set(found.values()) == {"good"}
-    found = verdicts(good(elbo=constant(-101.0), collapse=collapse(5.0, [1.0])))
+    found = verdicts(good(elbo=constant(-101.0 + 0.02), collapse=collapse(5.0, [1.0])))
     assert found["log p(x) - ELBO"] == "good"  # one nat is little whatever the KL term
+    sure = {"log_likelihood": constant(-100.0), "elbo": constant(-102.0)}
+    assert verdicts(good(**sure))["log p(x) - ELBO"] == "good"
+    assert verdicts(good(elbo=constant(-101.98, 0.99)))["ELBO"] == "good"
 
 
 @pytest.mark.parametrize("what", POOR)

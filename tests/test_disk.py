@@ -20,7 +20,15 @@ from support import make, start_python
 from test_resume import SEMI, assert_same_run, other_weights, run
 
 from ppl_vae import files
-from ppl_vae.runs.checkpoints import CHECKPOINT, DAMAGED, PREVIOUS, Checkpoint, locked, remove
+from ppl_vae.runs.checkpoints import (
+    CHECKPOINT,
+    DAMAGED,
+    PREVIOUS,
+    Checkpoint,
+    check_writable,
+    locked,
+    remove,
+)
 from ppl_vae.runs.metrics import METRICS, Metrics
 
 RUN = {"seed": 1, "alpha": float("-inf"), "objective": {"k": None}}
@@ -177,7 +185,7 @@ def test_a_full_disk_and_a_read_only_one(tmp_path: Path) -> None:
 import subprocess, sys
 from pathlib import Path
 import numpy as np
-from ppl_vae.runs.checkpoints import Checkpoint, locked, remove
+from ppl_vae.runs.checkpoints import Checkpoint, check_writable, locked, remove
 from ppl_vae.runs.metrics import Metrics
 out = Path(sys.argv[1])
 for epoch in range(1, 20):
@@ -203,6 +211,10 @@ for folder in (out, out / "new"):
             print("locked")
     except ValueError as error:
         print(error)
+try:
+    check_writable(out / "new")
+except ValueError as error:
+    print(error)
 """,
         tmp_path,
     )
@@ -215,16 +227,50 @@ for folder in (out, out / "new"):
         "what was there stays",
         "True True",
         f"out should be a folder that can be written to, was '{tmp_path}' (Read-only file system)",
-        f"out should be a folder that can be written to, was '{tmp_path}/new' "
-        "(Read-only file system)",
+        *2
+        * [
+            f"out should be a folder that can be written to, was '{tmp_path}/new' "
+            "(Read-only file system)"
+        ],
     ]
     assert printed.splitlines() == expected
 
 
-def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def no_trainer(*_: Any, **__: Any) -> None:
+    raise AssertionError("a trainer was made")
+
+
+@pytest.mark.parametrize("inside", ["", "folder"])
+def test_a_folder_that_is_a_file_is_refused(
+    inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sys.modules["ppl_vae.inference.fit"], "Trainer", no_trainer)
     with pytest.raises(ValueError, match="out should be a folder that can be written to, was"):
-        run(tmp_path / "file", epochs=1)
+        run(tmp_path / "file" / inside, epochs=1)
+
+
+@pytest.mark.parametrize("out", [5, b"out", True])
+def test_what_is_no_path_is_refused(out: Any) -> None:
+    with pytest.raises(ValueError, match=f"out should be a path or None, was {out!r}"):
+        run(out, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("file", "Not a directory"), ("file/new", "Not a directory"), ("n" * 300, "name too long")],
+)
+def test_a_folder_that_cannot_be_is_found_out_before(name: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=rf"out should be a folder .*, was '.*{name}' \(.*{why}"):
+        check_writable(tmp_path / name)
+
+
+def test_a_folder_that_can_be_is_not_made_yet(tmp_path: Path) -> None:
+    for name in ("", "new", "new/er"):
+        check_writable(tmp_path / name)
+    check_writable(Path("new"))
+    assert contents(tmp_path) == {}
 
 
 # Checkpoints that are damaged
@@ -358,10 +404,13 @@ def test_rows_that_are_damaged_are_refused(text: str, tmp_path: Path) -> None:
 # Two runs in one folder
 
 
-def test_a_second_run_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_second_run_is_refused_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tmp_path, epochs=2)
     before = contents(tmp_path)
-    with locked(tmp_path):
+    with locked(tmp_path), monkeypatch.context() as patch:
+        patch.setattr(sys.modules["ppl_vae.inference.fit"], "Trainer", no_trainer)
         for resume in (True, False):
             with pytest.raises(ValueError, match=r"out should be a folder that no other run is us"):
                 run(tmp_path, resume=resume)
@@ -443,3 +492,16 @@ def test_numpys_random_state_is_not_read_beyond_its_end(tmp_path: Path) -> None:
     files.write(tmp_path / CHECKPOINT, arrays, text)
     with pytest.raises(ValueError, match=r"numpy's random state should be 0\.\.624, was 1000000"):
         run(tmp_path, model=make(SEMI), resume=True)
+
+
+# What is no file
+
+
+def test_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"path should be a file, was '.*', which is a folder"):
+        files.read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe', which is no regular file"):
+        files.read(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError, match="nothing', which does not exist"):
+        files.read(tmp_path / "nothing")

@@ -20,6 +20,7 @@ from support import make
 from torch import Tensor
 
 from ppl_vae.files import read
+from ppl_vae.inference import ELBO, distributed
 from ppl_vae.inference.across import Share
 from ppl_vae.inference.distributed import Processes
 from ppl_vae.inference.shared_draws import shared
@@ -135,9 +136,23 @@ def test_what_is_refused(two: tuple[Path, str]) -> None:
         said = {name: bytes(value).decode() for name, value in arrays.items()}
         assert "should be a sum over the data of a batch" in said["sum"], rank
         assert "site 'w' should lie in the data plate" in said["global"]
+        assert "their buffer 'mean' of the first batch is not that of one" in said["buffer"]
         assert "data should be the same in all processes" in said["data"]
         assert "settings should be the same in all processes" in said["seed"]
         assert "resume should go on with the run" in said["resume"]
+
+
+def test_a_parameter_without_a_gradient_in_any_process_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Adam would step one whose gradient is 0; the other process has a gradient of the third."""
+    own, unused, elsewhere = (torch.nn.Parameter(torch.tensor(2.0)) for _ in range(3))
+    other = torch.tensor([5.0, 1.0, 0.0, 1.0, 3.0, 0.0, 7.0])  # loss, which are used, gradients
+    monkeypatch.setattr(distributed, "total_of", lambda value, group: value + other)
+    parameters = [own, unused, elsewhere]
+    loss = Processes(0, 2, torch.device("cpu")).backward(own**2, parameters)
+    assert loss == 9.0
+    assert [p.grad for p in parameters] == [7.0, None, 7.0]
 
 
 KILLED = """
@@ -172,6 +187,46 @@ def test_after_a_process_was_killed_the_run_goes_on(tmp_path: Path) -> None:
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     calls = [float(row.split(",")[-2]) for row in rows[1:]]
     assert calls in ([1, 2, 1, 2], [1, 2, 3, 1])  # the first two epochs are those before the kill
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from pathlib import Path
+import several_processes
+from several_processes import RANK, VAE_CASE, make, pixels, trained
+from ppl_vae.files import write
+from ppl_vae.inference import ELBO
+
+out, batches = Path(sys.argv[1]), []
+class Stopping(ELBO):
+    def loss_and_state(self, *arguments, **kwargs):
+        batches.append(1)
+        if len(batches) == 9:  # the first of the second epoch; a cluster may tell all processes
+            os.kill(os.getpid(), signal.SIGTERM)
+            if RANK == 0:
+                os.kill(os.getppid(), signal.SIGTERM)
+                time.sleep(2)  # until `torchrun` has passed it on
+        return super().loss_and_state(*arguments, **kwargs)
+trained(make(VAE_CASE), pixels(), Stopping(), out=out / "run", epochs=3)
+"""
+
+
+def test_sigterm_to_torchrun_and_to_all_keeps_the_midst_of_an_epoch(tmp_path: Path) -> None:
+    program = tmp_path / "signalled.py"
+    program.write_text(SIGNALLED)
+    done = torchrun(2, program, tmp_path)
+    assert done.returncode == 1
+    assert "got signal: 15" in done.stderr  # torchrun's own last words
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.count("stopped in epoch 2, batch") == 1
+    assert f"resume=True (--resume) goes on from {str(tmp_path / 'run')!r}" in done.stderr
+    text = read(tmp_path / "run" / "checkpoint.safetensors")[1]
+    assert (text["epoch"], text["batch"] > 0) == (1, True)
+    again = {"out": tmp_path / "run", "epochs": 3, "resume": True}
+    stopping = type("Stopping", (ELBO,), {})  # the objective of the run by its name
+    resumed = several_processes.trained(make(VAE_CASE), pixels(), stopping(), **again)
+    whole = several_processes.trained(make(VAE_CASE), pixels(), epochs=3)
+    assert_equal([resumed], whole)
 
 
 N, D, C = 7, 3, 4

@@ -233,8 +233,13 @@ def test_a_row_for_each_model_of_each_depth(run: Run) -> None:
 
 
 def test_layers_in_use_by_hand(contents_of: Contents) -> None:
-    lines = contents_of("ladder.py")["active"]({"VAE": {"z_1": 7.0, "z_2": 0.51, "z_3": 0.5}})
-    assert lines.splitlines()[1] == f"{'VAE':22}7.00, 0.51, 0.50: 2 in use"
+    layers = {
+        name: Estimate(np.array([mean - 0.25, mean + 0.25]), np.full(2, np.nan))
+        for name, mean in (("z_1", 7.0), ("z_2", 0.51), ("z_3", 0.5))
+    }
+    lines = contents_of("ladder.py")["active"]({"VAE": layers})
+    values = "7.00 ± 0.25, 0.51 ± 0.25, 0.50 ± 0.25"
+    assert lines.splitlines()[1] == f"{'VAE':22}{values}: 2 in use"
 
 
 def test_warm_up_weighs_the_kl_terms(run: Run, tmp_path: Path) -> None:

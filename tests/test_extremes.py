@@ -15,13 +15,14 @@ from extremes import (
     ENDS,
     PAIRS,
     arrays,
+    examples,
     extremes,
     log_weights,
     pairs_of,
     signals,
     tolerance,
 )
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -33,14 +34,6 @@ from ppl_vae.measures.estimates import Estimate
 from ppl_vae.models import RankOneNormalNet
 from ppl_vae.models.distributions import Bernoullis, LogVarNormal
 from ppl_vae.models.ladder_vae import merge
-
-SAME_EVERY_TIME: dict[str, Any] = {
-    "deadline": None,
-    "derandomize": True,
-    "database": None,
-    "phases": [Phase.explicit, Phase.generate],  # to look for a smaller example takes minutes
-    "suppress_health_check": [HealthCheck.function_scoped_fixture],
-}
 
 
 def assert_finite(objective: Objective, pair: str, drawn: Any, name: str) -> None:
@@ -69,7 +62,7 @@ def all_finite(value: Tensor) -> bool:
 
 
 @every_loss
-@settings(max_examples=6, **SAME_EVERY_TIME)
+@examples(6)
 @given(st.data())
 def test_loss_and_gradients_are_finite(name: str, drawn: st.DataObject) -> None:
     for pair in pairs_of(name):
@@ -77,7 +70,7 @@ def test_loss_and_gradients_are_finite(name: str, drawn: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(("name", "cls", "arguments"), ENDS)
-@settings(max_examples=3, **SAME_EVERY_TIME)
+@examples(3)
 @given(st.data())
 def test_arguments_at_their_ends(
     name: str, cls: str, arguments: dict[str, Any], drawn: st.DataObject
@@ -115,7 +108,7 @@ def value_and_gradient(objective: Objective, log_w: np.ndarray) -> tuple[float, 
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-@settings(max_examples=12, **SAME_EVERY_TIME)
+@examples(12)
 @given(log_weights(at_least=2))
 def test_bounds_of_any_log_weights_are_those_of_double_precision(
     name: str, log_w: np.ndarray
@@ -137,7 +130,7 @@ SHARES = ("IWAE", "PIWAE", "DReG", "VIMCO", "RWS", "Renyi-0.5")
 
 
 @pytest.mark.parametrize("name", SHARES)
-@settings(max_examples=8, **SAME_EVERY_TIME)
+@examples(8)
 @given(st.integers(1, 500).map(lambda half: 2 * half), st.floats(-1e4, 1e4, width=32))
 def test_where_one_particle_has_all_weight(name: str, k: int, most: float) -> None:
     log_w = np.full((k, 1), most - 1e4, np.float32)
@@ -160,7 +153,7 @@ def test_the_bound_of_renyi_keeps_its_digits_where_one_of_many_has_all_weight() 
 
 
 @pytest.mark.parametrize("mean", ["geometric", "arithmetic"])
-@settings(max_examples=20, **SAME_EVERY_TIME)
+@examples(20)
 @given(log_weights(at_least=2, at_most=60))
 def test_signals_of_vimco_are_those_of_double_precision(mean: Any, log_w: np.ndarray) -> None:
     objective, numbers = VIMCO(len(log_w), mean), torch.tensor(log_w)
@@ -172,7 +165,7 @@ def test_signals_of_vimco_are_those_of_double_precision(mean: Any, log_w: np.nda
 ONE = (1,)
 
 
-@settings(max_examples=40, **SAME_EVERY_TIME)
+@examples(40)
 @given(arrays(ONE, -1e4, 1e4), st.sampled_from((0.0, 0.25, 1.0)))
 def test_pixels_of_large_logits(logit: np.ndarray, x: float) -> None:
     logits = torch.tensor(logit, requires_grad=True)
@@ -183,7 +176,7 @@ def test_pixels_of_large_logits(logit: np.ndarray, x: float) -> None:
     assert grad.item() == pytest.approx(x - 1 / (1 + math.exp(min(700, -logit[0]))), abs=1e-6)
 
 
-@settings(max_examples=60, **SAME_EVERY_TIME)
+@examples(60)
 @given(arrays(ONE, -80.0, 80.0), arrays(ONE, -1e3, 1e3))
 def test_normals_of_any_scale(log_var: np.ndarray, away: np.ndarray) -> None:
     square = float(away[0]) ** 2 * math.exp(-float(log_var[0]))
@@ -199,7 +192,7 @@ def test_normals_of_any_scale(log_var: np.ndarray, away: np.ndarray) -> None:
         assert found.item() == pytest.approx(right, rel=1e-5, abs=1e-5)
 
 
-@settings(max_examples=40, **SAME_EVERY_TIME)
+@examples(40)
 @given(arrays((2,), -80.0, 80.0), arrays((2,), -1e3, 1e3))
 def test_divergence_of_normals_of_any_scales(log_var: np.ndarray, loc: np.ndarray) -> None:
     leaves = [torch.tensor(value, requires_grad=True) for value in (*log_var, *loc)]
@@ -214,7 +207,7 @@ def test_divergence_of_normals_of_any_scales(log_var: np.ndarray, loc: np.ndarra
     assert all(all_finite(grad) for grad in torch.autograd.grad(kl, leaves))
 
 
-@settings(max_examples=20, **SAME_EVERY_TIME)
+@examples(20)
 @given(arrays((2,), -80.0, 80.0), arrays((2,), -1e3, 1e3))
 def test_products_of_normals_of_any_scales(log_var: np.ndarray, loc: np.ndarray) -> None:
     leaves = [torch.tensor(value[None], requires_grad=True) for value in (*log_var, *loc)]
@@ -228,7 +221,7 @@ def test_products_of_normals_of_any_scales(log_var: np.ndarray, loc: np.ndarray)
 
 
 @pytest.mark.parametrize("discrete", [dist.Bernoulli, dist.Categorical, dist.OneHotCategorical])
-@settings(max_examples=20, **SAME_EVERY_TIME)
+@examples(20)
 @given(arrays((2, 3), -1e4, 1e4))
 def test_divergence_of_discrete_distributions(discrete: Any, logits: np.ndarray) -> None:
     table = torch.tensor(logits, requires_grad=True)
@@ -285,7 +278,7 @@ def test_log_likelihood_of_many_draws_in_pieces(dtype: torch.dtype) -> None:
     assert sum(seen) == 100_000 * linear_gaussian.N * linear_gaussian.Z_DIM
 
 
-@settings(max_examples=4, **SAME_EVERY_TIME)
+@examples(4)
 @given(st.data())
 def test_log_likelihood_is_finite(drawn: st.DataObject) -> None:
     model = PAIRS["vae-normal"].model.make(ppl_vae.models)

@@ -52,7 +52,7 @@ def test_auto_compiles_long_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(trainer, "Step", Asked)
     file = import_module("ppl_vae.inference.fit")
-    saved = file._seconds_saved(2, 12 * sum(p.numel() for p in make(CASE_OF_IT).parameters()))
+    saved = file._seconds_saved(2, 12, make(CASE_OF_IT), ELBO())
     for limit, compile in ((saved - 1e-9, "auto"), (saved, "auto"), (0, True), (0, False)):
         monkeypatch.setattr(file, "COMPILING", limit)
         trained(epochs=1, compile=compile)

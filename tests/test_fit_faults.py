@@ -1,5 +1,6 @@
 """What stops a run, what it is told, and what it leaves behind then."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from test_fit import VAE_CASE, run
 from torch import nn
 
 from ppl_vae import VAE
+from ppl_vae.inference import ELBO, mean_loss
+from ppl_vae.inference.step import svi_step
 from ppl_vae.models import DiagNormalNet
 
 
@@ -96,3 +99,32 @@ def test_objectives_without_a_differentiable_loss_are_refused(objective: Any) ->
     name = type(objective).__name__
     with pytest.raises(ValueError, match=rf"objective should be .*differentiable_loss, was {name}"):
         run(make(VAE_CASE), objective=objective)
+
+
+FLAGS = [(name, value) for name in ("resume", "progress") for value in (None, "yes", 1)]
+
+
+@pytest.mark.parametrize(("name", "value"), FLAGS)
+def test_what_is_neither_true_nor_false_is_refused(name: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{name} should be True or False, was {value!r}"):
+        run(make(VAE_CASE), out=tmp_path / "out", **{name: value})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [None, "yes", 1, 0, np.zeros(2)], ids=repr)
+def test_whether_to_compile_is_true_false_or_auto(value: Any) -> None:
+    says = re.escape(f"compile should be True, False or 'auto', was {value!r}")
+    model, (x,) = make(VAE_CASE), VAE_CASE.data(0)
+    with pytest.raises(ValueError, match=says):
+        run(model, compile=value)
+    with pytest.raises(ValueError, match=says):
+        mean_loss(model, x, compile=value)
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(ValueError, match=says):
+        svi_step(model, ELBO(), optimizer, [torch.as_tensor(x)], compile=value)
+
+
+def test_a_seed_that_numpy_cannot_take_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"seed should be below 2\*\*32, was 4294967296"):
+        run(make(VAE_CASE), seed=2**32)
+    run(make(VAE_CASE), seed=2**32 - 1, epochs=1)

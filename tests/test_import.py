@@ -1,5 +1,8 @@
 """Importing costs nothing, and the Pyro side never needs the other backend."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 from support import run_python
 
@@ -53,3 +56,16 @@ def test_rooms_are_attributes_and_other_names_are_not() -> None:
     assert {"models", "inference", "data", "numpyro", "parity", "plots"} <= set(dir(ppl_vae))
     with pytest.raises(AttributeError, match="'ppl_vae' has no attribute 'nothing'"):
         _ = ppl_vae.nothing
+
+
+def test_git_ignores_no_file_of_the_package() -> None:
+    root = Path(ppl_vae.__file__).parent.parent
+    files = [str(path) for path in (root / "ppl_vae").rglob("*.py")]
+    try:
+        words = ["git", "-C", str(root), "check-ignore", "--no-index", *files]
+        ignored = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("git is not installed")
+    if ignored.returncode == 128:
+        pytest.skip("not a checkout")
+    assert ignored.stdout == ""

@@ -1,6 +1,7 @@
 """The importance-sampled log p(x) where log p(x) is known."""
 
 import pickle
+from typing import Any
 
 import linear_gaussian as exact
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from ppl_vae.inference import log_likelihood
 from ppl_vae.measures.estimates import Estimate
+from ppl_vae.measures.likelihood import Weighing, effort_of
 from ppl_vae.models import M2, BernoulliNet, CategoricalNet, Classifier, DiagNormalNet, Model
+from ppl_vae.settings.annealing import Annealing
 
 FIELDS = ("values", "errors")
 
@@ -68,8 +71,36 @@ def test_an_estimate() -> None:
     assert (some.mean, some.standard_error) == pytest.approx((2.5, (3.25 / 3) ** 0.5))
     assert str(some) == "2.50 ± 1.04 (3 data)"
     assert str(some[:1]) == "1.00 (1 datum)"
+    draws = np.random.default_rng(1).normal(size=(4, 3))
+    drawn = Estimate.of_draws(torch.tensor(draws))
+    np.testing.assert_allclose(drawn.values, draws.mean(0))
+    np.testing.assert_allclose(drawn.errors, draws.std(0, ddof=1) / 2)
+    assert np.isnan(Estimate.of_draws(draws[:1]).errors).all()
     with pytest.raises(ValueError, match=r"should have one shape \(n,\), had \(\(3,\), \(2,\)\)"):
         Estimate(np.zeros(3), np.zeros(2))
+
+
+def test_a_difference_is_paired() -> None:
+    """Its standard error is that of the differences, here far below those of the two means."""
+    rng = np.random.default_rng(0)
+    hard, more = 30 * rng.normal(size=200), rng.normal(1.0, 0.1, size=200)
+    a = Estimate(hard + more, np.full(200, 0.3))
+    b = Estimate(hard, np.full(200, 0.4))
+    difference = a - b
+    np.testing.assert_allclose(difference.values, more, atol=1e-12)
+    np.testing.assert_allclose(difference.errors, 0.5)
+    assert difference.mean == pytest.approx(a.mean - b.mean)
+    assert difference.standard_error == pytest.approx(more.std(ddof=1) / 200**0.5)
+    assert difference.standard_error < 0.01 * np.hypot(a.standard_error, b.standard_error)
+    assert difference.monte_carlo_error == pytest.approx(0.5 / 200**0.5)
+    uneven = Estimate(np.zeros(2), np.array([3.0, 4.0]))
+    assert uneven.monte_carlo_error == pytest.approx(2.5)
+    assert np.isnan(Estimate(np.zeros(2), np.array([3.0, np.nan])).monte_carlo_error)
+    says = "both estimates of a difference should be of the same data, were of 200 and 3"
+    with pytest.raises(ValueError, match=says):
+        a - b[:3]
+    with pytest.raises(TypeError):
+        a - 1.0  # type: ignore[operator]
 
 
 def test_classes_are_summed_over() -> None:
@@ -133,6 +164,38 @@ def test_wrong_input_is_named() -> None:
         log_likelihood(model, torch.rand(2, 5), k=1)
     with pytest.raises(ValueError, match="site 'z' should lie in the data plate"):
         log_likelihood(Shared(), torch.ones(2, 2), k=2)
+
+
+FOREIGN = {
+    **dict.fromkeys(("chains", "temperatures", "leapfrog_steps", "adaptation"), "iw"),
+    **dict.fromkeys(("k", "particles"), "ais"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_arguments_of_the_other_method_are_refused(name: str) -> None:
+    method = FOREIGN[name]
+    other = "ais" if method == "iw" else "iw"
+    says = f"{name} should be left out with method='{method}', .* was 7: it is of method='{other}'"
+    given: dict[str, Any] = {name: 7, "method": method}
+    model = exact.conjugate(exact=True)
+    with pytest.raises(ValueError, match=says):
+        log_likelihood(model, exact.data(), **given)
+    pytest.importorskip("port_support")
+    from ppl_vae.numpyro.inference import log_likelihood as in_port
+
+    with pytest.raises(ValueError, match=says):
+        in_port(model, exact.data(), **given)
+
+
+def test_defaults_of_each_method() -> None:
+    nothing = dict.fromkeys(FOREIGN)
+    assert effort_of("iw", **nothing) == Weighing(k=5000, particles=50)
+    expected = Annealing(chains=16, temperatures=1000, leapfrog_steps=10, adaptation=100)
+    assert effort_of("ais", **nothing) == expected
+    assert effort_of("iw", **{**nothing, "k": 3, "particles": 2}) == Weighing(3, 2)
+    own = {"chains": 2, "temperatures": 3, "leapfrog_steps": 4, "adaptation": 5}
+    assert effort_of("ais", **{**nothing, **own}) == Annealing(2, 3, 4, 5)
 
 
 def test_the_port_agrees() -> None:

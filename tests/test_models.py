@@ -259,3 +259,15 @@ def test_a_decoder_that_starts_at_the_mean_of_the_data() -> None:
     assert torch.allclose(net.logits.bias.sigmoid(), torch.tensor([0.001, 0.3, 0.999]))
     with pytest.raises(ValueError, match=r"mean should have shape \(3,\), had \(2,\)"):
         net.start_at(mean[:2])
+
+
+def test_a_pair_without_annotations_is_loaded(tmp_path: Path) -> None:
+    class Unannotated(VAE):
+        def __init__(self, x_dim, hidden=(4,)):  # type: ignore[no-untyped-def]
+            super().__init__(x_dim, 2, hidden)
+
+    model = Unannotated(6)
+    model.save(tmp_path / "model")
+    loaded = Unannotated.load(tmp_path / "model")
+    assert loaded.arguments == model.arguments == {"x_dim": 6, "hidden": (4,)}
+    assert equal(loaded.state_dict(), model.state_dict())

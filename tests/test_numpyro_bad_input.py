@@ -1,5 +1,7 @@
 """The rows of `bad_input.py` in the port, and what only the port is handed."""
 
+import inspect
+
 import pytest
 from bad_input import CASE, ROWS, X, needs
 from port_support import key, make_pair
@@ -16,9 +18,10 @@ class Port:
     models = ppl_vae.numpyro.models
     inference = ppl_vae.numpyro.inference
 
-    def new(self, cls, *arguments):
+    def new(self, cls, *arguments, **more):
         made = getattr(self.models, cls)
-        return made(*arguments) if cls == "StandardNormal" else made(*arguments, key=key())
+        with_key = {"key": key()} if "key" in inspect.signature(made).parameters else {}
+        return made(*arguments, **more, **with_key)
 
     def make(self, case):
         return CASE[case].model.make(self.models, key=key())

@@ -1,13 +1,15 @@
 """Batch normalisation in the port: Pyro's numbers, and how running statistics go through a run."""
 
 import numpy as np
+import port_support
 import pytest
 import torch
 from cases import Part, labelled, partly_labelled, pixels
-from port_support import jax, jnp, key, make_pair, numpyro
+from port_support import Noise, TorchNoise, jax, jnp, key, make_pair, numpyro
 
 import ppl_vae.inference
 import ppl_vae.models
+import ppl_vae.numpyro.inference
 import ppl_vae.numpyro.models as ports
 from ppl_vae import files
 from ppl_vae.numpyro.inference import ELBO, SemiSupervised, fit, log_likelihood, mean_loss
@@ -153,6 +155,55 @@ def test_all_programs_of_an_objective_hand_them_on():
     assert len(ours) == 2
     for name, value in ours.items():
         np.testing.assert_allclose(value, theirs[name], atol=1e-5, err_msg=name)
+
+
+def of_particles(shape):
+    return 1.3 * np.sin(1.0 + np.arange(np.prod(shape))).reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("STL", (2,)), ("DReG", (2,)), ("PIWAE", (2, 2)), ("RWS", (2, True, True))],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_gradients_by_paths_move_them_once_as_pyros_do(monkeypatch, name, arguments):
+    """The port runs both programs again for them, and RWS once more for what it simulates."""
+    monkeypatch.setattr(port_support, "noise", of_particles)
+    model, port = make_pair(HIERARCHICAL)
+    model.double()
+    (x,) = (array.astype(np.float64) for array in pixels(0))
+    ours, theirs = (
+        getattr(backend.inference, name)(*arguments) for backend in (ppl_vae, ppl_vae.numpyro)
+    )
+
+    def in_pyro():
+        with TorchNoise():
+            return ours.differentiable_loss(model.model, model.guide, torch.tensor(x)).item()
+
+    with float64():
+        weights = {n: jnp.asarray(w.detach().numpy()) for n, w in model.named_parameters()}
+        state = {n: {"value": jnp.asarray(model.state_dict()[n])} for n in buffers(port)}
+
+        def in_port(state):
+            values = {**weights, **state}
+            with Noise():
+                found = theirs.loss_with_mutable_state(key(), values, port.model, port.guide, x)
+            return found["loss"], found["mutable_state"]
+
+        step = jax.jit(in_port)
+        for _ in range(2):
+            with training():
+                loss, moved = step(state)
+            np.testing.assert_allclose(loss, in_pyro(), rtol=1e-9)
+            for site, held in moved.items():
+                np.testing.assert_allclose(held["value"], model.state_dict()[site], rtol=1e-9)
+                assert not np.array_equal(held["value"], state[site]["value"])
+            state = moved
+        # Where they are used, also in the second run they are those that SVI hands on.
+        model.eval()
+        loss, still = jax.jit(lambda state: in_port(state))(state)
+        np.testing.assert_allclose(loss, in_pyro(), rtol=1e-9)
+        assert all(np.array_equal(still[n]["value"], held["value"]) for n, held in state.items())
 
 
 def test_a_resumed_run_has_the_same_bits(tmp_path):

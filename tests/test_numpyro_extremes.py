@@ -16,13 +16,14 @@ from extremes import (
     ENDS,
     PAIRS,
     arrays,
+    examples,
     extremes,
     log_weights,
     pairs_of,
     signals,
     tolerance,
 )
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from port_support import jax, jnp, key, numpyro
 from test_numpyro_every_objective import VARIANTS, make
@@ -38,13 +39,6 @@ from ppl_vae.numpyro.models.distributions import LogVarNormal
 from ppl_vae.parity import float64
 
 dist = numpyro.distributions
-SAME_EVERY_TIME = {
-    "deadline": None,
-    "derandomize": True,
-    "database": None,
-    "phases": [Phase.explicit, Phase.generate],  # to look for a smaller example takes minutes
-    "suppress_health_check": [HealthCheck.function_scoped_fixture],
-}
 NAMES = [name for name in LOSSES if name not in VARIANTS | {"TVO-upper"}]
 COMPILED = {}
 
@@ -85,7 +79,7 @@ def settings_of(row):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8, **SAME_EVERY_TIME)
+@examples(8)
 @given(st.data())
 def test_loss_and_gradients_are_finite(name, drawn):
     pairs = pairs_of(name)
@@ -99,7 +93,7 @@ AT_ENDS = [end for end in ENDS if end[2].get("temperature", 1e6) != 1e6 or end[1
 
 
 @pytest.mark.parametrize(("name", "cls", "arguments"), AT_ENDS)
-@settings(max_examples=5, **SAME_EVERY_TIME)
+@examples(5)
 @given(st.data())
 def test_arguments_at_their_ends(name, cls, arguments, drawn):
     objective = getattr(ppl_vae.numpyro.inference, cls)(**arguments, **settings_of(name))
@@ -125,7 +119,7 @@ def of_table(name):
 
 
 @pytest.mark.parametrize("name", OF_WEIGHTS)
-@settings(max_examples=15, **SAME_EVERY_TIME)
+@examples(15)
 @given(log_weights(at_least=K, at_most=K))
 def test_bounds_of_any_log_weights_are_those_of_double_precision(name, log_w):
     bound, exact = BOUNDS[name], log_w.astype(float)
@@ -139,7 +133,7 @@ def test_bounds_of_any_log_weights_are_those_of_double_precision(name, log_w):
 
 
 @pytest.mark.parametrize("mean", ["geometric", "arithmetic"])
-@settings(max_examples=20, **SAME_EVERY_TIME)
+@examples(20)
 @given(log_weights(at_least=20, at_most=20))
 def test_signals_of_vimco_are_those_of_double_precision(mean, log_w):
     objective, numbers = VIMCO(20, mean), jnp.asarray(log_w)
@@ -155,7 +149,7 @@ def of_logit(logit, x):
     )(logit)
 
 
-@settings(max_examples=40, **SAME_EVERY_TIME)
+@examples(40)
 @given(arrays((1,), -1e4, 1e4).filter(all), st.sampled_from((0.0, 0.25, 1.0)))
 def test_pixels_of_large_logits(logit, x):
     log_p, grad = of_logit(logit, x)
@@ -171,7 +165,7 @@ def of_normal(loc, log_var, value):
     )
 
 
-@settings(max_examples=60, **SAME_EVERY_TIME)
+@examples(60)
 @given(arrays((1,), -80.0, 80.0), arrays((1,), -1e3, 1e3))
 def test_normals_of_any_scale(log_var, away):
     precision = math.exp(-float(log_var[0]))
@@ -196,7 +190,7 @@ def of_divergence(log_var, loc):
     return jax.value_and_grad(kl, (0, 1))(log_var, loc)
 
 
-@settings(max_examples=40, **SAME_EVERY_TIME)
+@examples(40)
 @given(arrays((2,), -80.0, 80.0), arrays((2,), -1e3, 1e3))
 def test_divergence_of_normals_of_any_scales(log_var, loc):
     (a, b), (m, n) = log_var.astype(float), loc.astype(float)

@@ -1,5 +1,6 @@
 """What the port does when a loss or a gradient is not finite, or when it is asked to stop."""
 
+import re
 import signal
 
 import numpy as np
@@ -137,11 +138,15 @@ def test_the_steps_after_one_that_is_skipped_are_taken():
         np.testing.assert_allclose(abs(now - first).max(), abs(value - first).max(), rtol=0.2)
 
 
-def test_an_epoch_of_which_nothing_is_left_stops(tmp_path):
-    model, x = Marked("loss"), marked(0, 8, 16)
-    says = r"every step of epoch 1 was skipped; of the first, loss .* batch 1 of 3.*batch is in"
-    with pytest.raises(FloatingPointError, match=says):
+@pytest.mark.parametrize("fault", ["loss", "gradient"])
+def test_an_epoch_of_which_nothing_is_left_stops(fault, tmp_path):
+    model, x = Marked(fault), marked(0, 8, 16)
+    says = rf"every step of epoch 1 was skipped; of the first, {fault} .* epoch 1, batch 1 of 3.*"
+    with pytest.raises(FloatingPointError, match=says + "batch is in"):
         fit(model, x, InOrder([0, 8, 16]), on_nan="skip", out=tmp_path, **SETTINGS)
+    arrays, text = files.read(tmp_path / "fault.safetensors")
+    assert arrays["indices"].tolist() == list(range(8))
+    assert re.fullmatch(says, text["fault"])
 
 
 def test_a_step_that_is_skipped_ends_its_turn(monkeypatch):

@@ -1,6 +1,7 @@
 """The port's fit: what it learns, leaves behind, goes on with, and refuses."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ppl_vae import files
 from ppl_vae.data import Dynamic
 from ppl_vae.numpyro.inference import ELBO, SemiSupervised, fit, mean_loss
 from ppl_vae.numpyro.inference.batches import Batches
+from ppl_vae.runs.checkpoints import locked
 
 CASE = {case.name: case for case in CASES}
 QUIET = {"progress": False, "device": "cpu"}
@@ -106,6 +108,45 @@ def test_numpyros_own_elbo():
     _, port = make_pair(LATENT)
     run = fit(port, *pixels(0), numpyro.infer.Trace_ELBO(), epochs=2, batch_size=24, **QUIET)
     assert not same(run.model, port)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_bad_folder_is_refused_before_anything_is_made(used, tmp_path, monkeypatch):
+    _, port = make_pair(LATENT)
+    settings = {"epochs": 1, **QUIET}
+    monkeypatch.setattr(sys.modules["ppl_vae.numpyro.inference.fit"], "Trainer", None)
+    if used:
+        says = "out should be a folder that no other run is using"
+        with locked(tmp_path), pytest.raises(ValueError, match=says):
+            fit(port, *pixels(0), out=tmp_path, **settings)
+        return
+    (tmp_path / "file").write_text("")
+    says = "out should be a folder that can be written to, was"
+    with pytest.raises(ValueError, match=says):
+        fit(port, *pixels(0), out=tmp_path / "file", **settings)
+    with pytest.raises(ValueError, match="out should be a path or None, was 5"):
+        fit(port, *pixels(0), out=5, **settings)
+    with pytest.raises(ValueError, match="out should be the folder of the run to resume, was None"):
+        fit(port, *pixels(0), resume=True, **settings)
+
+
+FLAGS = [(name, value) for name in ("resume", "progress") for value in (None, "yes", 1)]
+
+
+@pytest.mark.parametrize(("name", "value"), FLAGS)
+def test_what_is_neither_true_nor_false_is_refused(name, value, tmp_path):
+    _, port = make_pair(LATENT)
+    settings = {"epochs": 1, **QUIET, name: value}
+    with pytest.raises(ValueError, match=f"{name} should be True or False, was {value!r}"):
+        fit(port, *pixels(0), out=tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_seed_that_jax_would_take_for_another_is_refused():
+    _, port = make_pair(LATENT)
+    with pytest.raises(ValueError, match=r"seed should be below 2\*\*32, was 4294967296"):
+        fit(port, *pixels(0), epochs=1, seed=2**32, **QUIET)
+    fit(port, *pixels(0), epochs=1, seed=2**32 - 1, **QUIET)
 
 
 class Unused(ports.VAE):

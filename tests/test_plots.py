@@ -54,3 +54,11 @@ def legend(ax: Axes) -> Bbox:
     """Where the legend is, in pixels."""
     ax.figure.canvas.draw()
     return ax.get_legend().get_window_extent()
+
+
+def test_epochs_are_whole_numbers_on_the_axis() -> None:
+    history = History(None, [{"epoch": float(i), "loss": 1.0} for i in range(1, 21)], None)
+    ticks = plots.curves({"a": [history]}).get_xticks()
+    assert len(ticks) > 2
+    np.testing.assert_array_equal(ticks, np.round(ticks))
+    plt.close("all")

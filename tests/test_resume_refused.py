@@ -1,11 +1,13 @@
 """Runs that cannot be gone on with, and why: the folder is then left as it is."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from support import CASE, equal, make, objective_of, weights
+from test_disk import no_trainer
 from test_resume import CASE_NAME, SEMI, SETTINGS, data, run
 
 from ppl_vae import ELBO, fit
@@ -39,7 +41,9 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_another_run_is_not_gone_on_with(name: str, tmp_path: Path) -> None:
+def test_another_run_is_not_gone_on_with(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes, words = CHANGES[name]
     run(tmp_path, epochs=1)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -52,6 +56,7 @@ def test_another_run_is_not_gone_on_with(name: str, tmp_path: Path) -> None:
         objective = objective_of(case.__class__("changed", case.model, case.data, part))
     settings = {**SETTINGS, **{k: v for k, v in changes.items() if k in SETTINGS}}
     start = weights(other)
+    monkeypatch.setattr(sys.modules["ppl_vae.inference.fit"], "Trainer", no_trainer)
     with pytest.raises(ValueError, match=rf"resume should go on with the run of .*{words}"):
         fit(other, arguments, objective, epochs=2, out=tmp_path, resume=True, **settings)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

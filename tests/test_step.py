@@ -3,6 +3,7 @@
 import logging
 import random
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from cases import CASES, Case
 from support import CASE, make, objective_of, tensors
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
+from torch.utils.checkpoint import checkpoint
 
 from ppl_vae.inference import (
     ELBO,
@@ -283,6 +285,144 @@ def test_what_is_no_graph_is_refused_or_eager(what: str, caplog: pytest.LogCaptu
         assert said[0].startswith("steps are not compiled: ")
         assert model.loc.any()
         assert not made.graphs
+
+
+FACTOR = {"of x": 1.0}
+
+
+class Changed(Careless):
+    """A pair that reads numbers which somebody may change between steps."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing")
+        self.scale, self.list, self.array, self.scalar = 1.0, [1.0], np.ones(2), torch.ones(())
+        self.drop, self.net = torch.nn.Dropout(0.1), torch.nn.Linear(2, 2)
+        self.register_buffer("shift", torch.zeros(2))
+
+    def model(self, x: Tensor) -> None:
+        scale = self.scale * self.list[0] * FACTOR["of x"] * self.scalar
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            loc = self.net(self.drop(z)) * torch.as_tensor(self.array).to(x) + self.shift
+            pyro.sample("x", dist.Normal(loc, scale).to_event(1), obs=x)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "'scale' of its Changed": lambda model: setattr(model, "scale", 2.0),
+    "0 of its Changed": lambda model: model.list.__setitem__(0, 2.0),
+    "'array' of its Changed": lambda model: model.array.fill(2.0),
+    "'scalar' of its Changed": lambda model: model.scalar.fill_(2.0),
+    "'of x' of its file test_step": lambda model: FACTOR.update({"of x": 2.0}),
+    "'p' of its Dropout": lambda model: setattr(model.drop, "p", 0.5),
+    "what a OrderedDict of it holds": lambda m: m.net.register_forward_hook(lambda *a: a[2] * 2),
+    "'weight' of its Linear": lambda m: setattr(m.net, "weight", torch.nn.Parameter(torch.eye(2))),
+    "'shift' of its Changed": lambda model: setattr(model, "shift", torch.ones(2)),
+}
+
+
+@pytest.mark.parametrize("says", CHANGES)
+@pytest.mark.usefixtures("recorded_alone")
+def test_what_a_graph_holds_is_refused_once_it_changes(says: str) -> None:
+    (x,), found = (torch.randn(4, 2),), []
+    for compile in (True, "auto", False):
+        FACTOR["of x"] = 1.0
+        pyro.set_rng_seed(0)
+        model = Changed()
+        made = Step(model, ELBO(), adam(list(model.parameters())), compile=compile)
+        made(x)
+        made(x)
+        CHANGES[says](model)
+        if compile is True:
+            with pytest.raises(CannotCapture, match=f"{says} was changed after a step"):
+                made(x)
+            continue
+        found.append(made(x).item())
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+class Keeps(Careless):
+    """A pair that does, where `x` is drawn, what a graph does not do again."""
+
+    def __init__(self, act: Callable[..., Any]) -> None:
+        super().__init__("nothing")
+        self.act, self.seen, self.last = act, [0], torch.zeros(())
+        self.rng, self.drop = np.random.default_rng(0), torch.nn.Dropout(0.5)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            loc = self.act(self, z)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def counts(model: Any, z: Tensor) -> Tensor:
+    model.seen[0] += 1
+    return z * model.seen[0]
+
+
+def keeps(model: Any, z: Tensor) -> Tensor:
+    model.last = z.detach()
+    return z
+
+
+def replaces(model: Any, z: Tensor) -> Tensor:
+    model.mean.data = 0.9 * model.mean + 0.1 * z.detach().mean(0)
+    return z + model.mean
+
+
+KEPT: dict[str, Callable[..., Any]] = {
+    "the program changes 0 of its Keeps": counts,
+    "the program changes 'last' of its Keeps": keeps,
+    "the program sets the .data of 'mean'": replaces,
+    "the program changes 'rng' of its Keeps": lambda model, z: z * model.rng.random(),
+    "the program calls time.perf_counter": lambda model, z: z * time.perf_counter(),
+    "the program calls torch.get_rng_state": lambda model, z: checkpoint(
+        model.drop, z, use_reentrant=False
+    ),
+}
+
+
+@pytest.mark.parametrize("says", KEPT)
+@pytest.mark.usefixtures("recorded_alone")
+def test_what_a_graph_would_not_do_again_is_refused(says: str) -> None:
+    model = Keeps(KEPT[says])
+    attributes = dict(vars(model))
+    with pytest.raises(CannotCapture, match=says):
+        svi_step(model, ELBO(), adam(list(model.parameters())), (torch.randn(4, 2),), compile=True)
+    assert {name: vars(model)[name] for name in attributes} == attributes  # the same objects
+    assert type(model.last) is Tensor
+
+
+@pytest.mark.usefixtures("recorded_alone")
+def test_hooks_of_parameters_are_refused_also_later() -> None:
+    (x,) = (torch.randn(4, 2),)
+    for register in ("register_hook", "register_post_accumulate_grad_hook"):
+        for later in (False, True):
+            model = Changed()
+            made = Step(model, ELBO(), adam(list(model.parameters())), compile=True)
+            if later:
+                made(x)
+            getattr(model.net.weight, register)(lambda value: None)
+            with pytest.raises(CannotCapture, match=r"net\.weight should have no hook"):
+                made(x)
+
+
+def test_a_step_that_changes_nothing_keeps_buffers_that_were_replaced() -> None:
+    """A running mean is not what it was at first, after a step that was skipped."""
+
+    def averages(model: Any, z: Tensor) -> Tensor:
+        model.mean = 0.9 * model.mean + 0.1 * z.detach().mean(0)
+        return z + model.mean
+
+    model = Keeps(averages)
+    x = torch.randn(4, 2)
+    made = Step(model, ELBO(), adam(list(model.parameters())), compile=False)
+    made(x)
+    before = model.mean.clone()
+    assert before.any()
+    made(x * torch.nan)
+    assert torch.equal(model.mean, before)
 
 
 @pytest.mark.parametrize("compile", [False, True])

@@ -64,6 +64,7 @@ class NormalFeatures:
 
     def sample(self, seed: int) -> npt.NDArray[np.float32]:
         """One draw of all data, float32, shape (n, d); the same for the same seed."""
+        check_whole("seed", seed, 0)
         noise = np.random.default_rng(seed).standard_normal(self.shape, dtype=np.float32)
         return self.mean + self.scale * noise
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ppl_vae.checks import check_whole
+
 Binarisation = Literal["dynamic", "threshold", "none"]
 Selection = slice | list[int] | npt.NDArray[Any]
 """What selects images and keeps them a stack of images: a slice, indices, or a mask."""
@@ -61,6 +63,7 @@ class Dynamic:
 
     def sample(self, seed: int) -> npt.NDArray[np.float32]:
         """One binary draw of all images, float32, shape (n, d); the same for the same seed."""
+        check_whole("seed", seed, 0)
         uniform = np.random.default_rng(seed).random(self.shape, dtype=np.float32)
         return (uniform < self.probs).astype(np.float32)
 
@@ -127,6 +130,7 @@ class Images:
                 f"n should be in {classes}..{len(self) - classes}, so that both sides can have "
                 f"each of the {classes} classes, was {n}"
             )
+        check_whole("seed", seed, 0)
         rest, part = train_test_split(
             np.arange(len(self)), test_size=n, stratify=self.y, random_state=seed
         )

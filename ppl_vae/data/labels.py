@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ppl_vae.checks import check_whole
+
 UNLABELLED = -1
 """The label of an unlabelled image, scikit-learn's convention."""
 
@@ -38,6 +40,7 @@ def hide_labels(
             f"n_labels should be in {n_classes}..{len(y)} (at least one per class, and no more "
             f"than there are), was {n_labels}"
         )
+    check_whole("seed", seed, 0)
     rng = np.random.default_rng(seed)
     kept = np.full(len(y), UNLABELLED, dtype=np.int64)
     for label, n in enumerate(_shares(counts, n_labels, rng)):

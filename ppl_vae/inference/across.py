@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class _Sum(torch.autograd.Function):
     """y = sum_r x_r. Losses are added up over processes too, so dx_r = sum_s dy_s."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, value: Tensor, group: str) -> Tensor:
-        ctx.group = group  # type: ignore[attr-defined]
+    def forward(ctx: Any, value: Tensor, group: str) -> Tensor:
+        ctx.group = group
         return total_of(value, group)
 
     @staticmethod

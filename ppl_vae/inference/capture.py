@@ -3,7 +3,7 @@
 import random
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ppl_vae.inference.frozen import Frozen, noting
+
 Function = Callable[..., Any]
+Saved = tuple[dict[str, Tensor | None], str, Tensor, Tensor]
 
 
 class CannotCapture(ValueError):
@@ -47,15 +50,17 @@ class Slots:
                     self.places.append((held, name, found[id(tensor)]))
         self.buffers = self.tensors[parameters:]
 
-    def saved_buffers(self) -> list[tuple[Tensor, Tensor]]:
-        """Each buffer with a copy of it, for `restore`."""
-        return [(buffer, buffer.clone()) for buffer in self.buffers]
+    def saved_buffers(self) -> list[Saved]:
+        """Each buffer that the modules have, with a copy of it, for `restore`."""
+        first = len(self.tensors) - len(self.buffers)
+        places = [(held, name) for held, name, number in self.places if number >= first]
+        there = [(held, name, held[name]) for held, name in places]
+        return [(held, name, b, b.clone()) for held, name, b in there if b is not None]
 
-    def restore(self, saved: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def restore(self, saved: Sequence[Saved]) -> None:
         """The buffers are what they were, also those that were exchanged for others."""
-        for held, name, number in self.places:
-            held[name] = self.tensors[number]
-        for buffer, value in saved:
+        for held, name, buffer, value in saved:
+            held[name] = buffer
             buffer.copy_(value)
 
     @contextmanager
@@ -63,9 +68,10 @@ class Slots:
         """The modules have these tensors; what they write to buffers is written to them.
 
         Raises:
-            CannotCapture: meanwhile a module counted something: a graph would not.
+            CannotCapture: meanwhile a module counted or kept something: a graph would not.
         """
-        before = self._numbers()
+        frozen, before = Frozen(self.parts, self.tensors), [dict(vars(part)) for part in self.parts]
+        memory = [tensor.untyped_storage()._cdata for tensor in tensors]
         try:
             for held, name, number in self.places:
                 held[name] = tensors[number]
@@ -75,37 +81,48 @@ class Slots:
                 if new is not None and new is not tensors[number]:  # a buffer that was replaced
                     with torch.no_grad():
                         tensors[number].copy_(new)
-            for (part, name), value in self._numbers().items():
-                if before.get((part, name), value) != value:
+                if tensors[number].untyped_storage()._cdata != memory[number]:
                     raise CannotCapture(
-                        f"the program changes {name!r} of its {type(part).__name__}, which a "
-                        "graph would freeze"
+                        f"the program sets the .data of {name!r}, which a graph would not"
                     )
         finally:
             for held, name, number in self.places:
                 held[name] = self.tensors[number]
+            changed = frozen.changed() or self._kept(before)
+            for part, attributes in zip(self.parts, before, strict=True):
+                vars(part).clear()
+                vars(part).update(attributes)
+        if changed is not None:
+            raise CannotCapture(f"the program changes {changed}, which a graph would freeze")
 
-    def _numbers(self) -> dict[tuple[nn.Module, str], Any]:
-        """The modules' attributes that are plain values."""
-        return {
-            (part, name): value
-            for part in self.parts
-            for name, value in vars(part).items()
-            if isinstance(value, bool | int | float | str)
-        }
+    def _kept(self, before: Sequence[Mapping[str, Any]]) -> str | None:
+        """A tensor that a module has in a new attribute."""
+        for part, attributes in zip(self.parts, before, strict=True):
+            for name, value in vars(part).items():
+                if name not in attributes and isinstance(value, Tensor):
+                    return f"{name!r} of its {type(part).__name__}"
+        return None
 
 
-def record(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:
+def record(
+    function: Function, inputs: Sequence[Tensor], frozen: Frozen | None = None
+) -> torch.fx.GraphModule:
     """The tensor operations of `function` on inputs like these, random draws as draws.
 
+    Args:
+        function: What is recorded.
+        inputs: Its arguments.
+        frozen: What else it reads, which is to stay as it is; variables of files are added to it.
+
     Raises:
-        CannotCapture: the function looks at a value, uses a tensor that is not among its inputs, or
-            draws from Python's or NumPy's random numbers.
+        CannotCapture: the function looks at a value, uses a tensor that is not among its inputs,
+            changes what is frozen, asks for the time, or draws from other random numbers.
     """
+    frozen = Frozen([], []) if frozen is None else frozen
     before = _foreign_random_state()
     try:
         # In "fake" mode tensors have no values, so that none can be looked at and frozen.
-        with torch.enable_grad(), pyro.validation_enabled(False):
+        with torch.enable_grad(), pyro.validation_enabled(False), noting(frozen) as calls:
             graph = make_fx(function, tracing_mode="fake")(*inputs)
     except CannotCapture:
         raise
@@ -113,6 +130,11 @@ def record(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule
         raise CannotCapture(_reason(error)) from error
     if _foreign_random_state() != before:
         raise CannotCapture("the program draws from Python's or NumPy's random numbers")
+    if calls.refused is not None:
+        raise CannotCapture(f"the program {calls.refused}, which a graph would freeze")
+    changed = frozen.changed()
+    if changed is not None:
+        raise CannotCapture(f"the program changes {changed}, which a graph would freeze")
     return graph
 
 
@@ -128,7 +150,9 @@ def compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Function:
 
     from ppl_vae.inference import onednn
 
-    options: dict[str, Any] = {"fallback_random": True}
+    # Kernels are called from C++: from Python, the calls are a sixteenth of a small model's step.
+    on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
+    options: dict[str, Any] = {"fallback_random": True, "cpp_wrapper": on_cpu}
     if torch.backends.mkldnn.is_available():
         options["post_grad_custom_post_pass"] = onednn.Products()
     given: list[Any] = [tensor.detach() for tensor in inputs]

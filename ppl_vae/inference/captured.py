@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.checks import check_compile
 from ppl_vae.inference import memory
 from ppl_vae.inference.capture import CannotCapture, Function, Slots, compiled, record
 from ppl_vae.inference.step import Compile, Key
@@ -118,8 +119,7 @@ def chosen(compile: Compile, model: nn.Module, runs: int, rows: int) -> Compile:
     Raises:
         ValueError: compile is something else.
     """
-    if compile not in (True, False, "auto"):
-        raise ValueError(f"compile should be True, False or 'auto', was {compile!r}")
+    check_compile(compile)
     if compile == "auto" and seconds(model, runs, rows) < WORTH_COMPILING:
         return False
     return compile

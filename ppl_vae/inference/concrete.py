@@ -67,8 +67,8 @@ class BinConcrete(_Relaxation):
     its density overflows.
 
     References:
-        Maddison, Mnih & Teh, "The concrete distribution", 2017, arXiv:1611.00712, appendices B
-        and C.3.
+        Maddison, Mnih & Teh, "The concrete distribution: a continuous relaxation of discrete random
+        variables", ICLR 2017, arXiv:1611.00712.
 
     Args:
         temperature: t > 0.
@@ -107,8 +107,8 @@ class ExpConcrete(_Relaxation):
     relaxed vector z = exp(y).
 
     References:
-        Maddison, Mnih & Teh, "The concrete distribution", 2017, arXiv:1611.00712, section 3.1 and
-        appendix C.3.
+        Maddison, Mnih & Teh, "The concrete distribution: a continuous relaxation of discrete random
+        variables", ICLR 2017, arXiv:1611.00712.
 
     Args:
         temperature: t > 0.

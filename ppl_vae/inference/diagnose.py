@@ -24,9 +24,9 @@ def diagnose(
 
     | line | good if | source |
     |---|---|---|
-    | ELBO | finite for each datum | k draws each |
+    | ELBO | finite for each datum, and the Monte Carlo error of its mean below 0.1 | k draws each |
     | log p(x) | its Monte Carlo error is below 0.1 nat, in the median of the data | k weights |
-    | log p(x) - ELBO | at most 1 nat, or a tenth of the KL term | the two above |
+    | log p(x) - ELBO | at most 1 nat, or a tenth of the KL term; not known within 2 errors | both |
     | KL of a site | at least 0.1 nat | `posterior_collapse` |
     | active units | at least half of all | `active_units` |
     | collapsed units | at most half of all | `posterior_collapse`, where it is known |

@@ -88,12 +88,14 @@ class Processes:
                     f"and {other!r} in process {rank}"
                 )
 
-    def check_in_step(self) -> None:
-        """Raises a ValueError unless the random states of all processes are the same."""
+    def check_in_step(self, modules: Sequence[nn.Module]) -> None:
+        """Raises a ValueError unless random states and buffers of all processes are the same."""
         if self.several:
             states = random_state.of_draws(self.device)
-            prints = [zlib.crc32(state.numpy().tobytes()) for state in states]
-            self.check_same("the state of random numbers after an epoch", prints)
+            self.check_same("the state of random numbers after an epoch", _prints(states))
+            for module in modules:
+                for name, buffer in module.named_buffers():
+                    self.check_same(f"buffer {name!r} after an epoch", _prints([buffer]))
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -103,9 +105,11 @@ class Processes:
     def start_alike(self, modules: Sequence[nn.Module]) -> None:
         """Gives all processes the weights and buffers of the first."""
         if self.several:
-            for module in modules:
-                for tensor in module.state_dict().values():
-                    dist.broadcast(tensor, src=0)
+            for module in modules:  # buffers that are not saved too
+                for tensor in (*module.parameters(), *module.buffers()):
+                    value = tensor.detach().contiguous()
+                    dist.broadcast(value, src=0)
+                    tensor.detach().copy_(value)
 
     def share(self, n: int) -> Share:
         """The rows of a batch of n that this process has.
@@ -141,30 +145,34 @@ class Processes:
         return total, state
 
     def added(
-        self, loss: Tensor, grads: Sequence[Tensor | None], parameters: Sequence[Tensor]
+        self, loss: Tensor, grads: Sequence[Tensor | None]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Loss and gradients, which are parts, summed over the processes: sent as one array."""
         if not self.several:
             return loss, grads
-        given = [
-            torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)
-        ]
+        given = [grad for grad in grads if grad is not None]
         flat = torch.cat([loss.detach().reshape(1), *(grad.reshape(-1) for grad in given)])
         first, *rest = total_of(flat, self.group).split([1, *(grad.numel() for grad in given)])
-        sums = [part.reshape(grad.shape).to(grad) for part, grad in zip(rest, given, strict=True)]
-        return first.reshape(()).to(loss), sums
+        sums = iter([p.reshape(grad.shape).to(grad) for p, grad in zip(rest, given, strict=True)])
+        return first.reshape(()).to(loss), [None if grad is None else next(sums) for grad in grads]
 
     def backward(self, loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """The sum of the losses, and the gradients of it; none if it is not finite."""
+        """The sum of the losses, and the gradients of it; none if it is not finite.
+
+        A parameter has none if it has none in any process: optimizers pass over it.
+        """
         if not self.several:
             if loss.isfinite():
                 loss.backward()
             return loss
         loss.backward()
-        loss, grads = self.added(loss, [p.grad for p in parameters], parameters)
+        used = loss.new_tensor([parameter.grad is not None for parameter in parameters])
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        loss, (counts, *grads) = self.added(loss, [used, *parts])
+        assert counts is not None
         finite = bool(loss.isfinite())
-        for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad = grad if finite else None
+        for parameter, grad, count in zip(parameters, grads, counts.tolist(), strict=True):
+            parameter.grad = grad if finite and count > 0 else None
         return loss
 
     def check_sums(self, step: "Step", batch: Sequence[Tensor]) -> None:
@@ -185,10 +193,11 @@ class Processes:
             with pyro.validation_enabled(False):
                 loss, state = step.loss_at(*given, processes)
             parts = torch.autograd.grad(loss, own, allow_unused=True)
-            loss, grads = processes.added(loss, parts, own)
+            loss, grads = processes.added(loss, parts)
+            moved = {f"buffer {n!r}": b.clone() for n, b in step.model.named_buffers()}
             step.slots.restore(buffers)
             flat = [grad.reshape(-1) for grad in grads if grad is not None]
-            found.append({"loss": loss.detach(), "gradient": torch.cat(flat), **state})
+            found.append({"loss": loss.detach(), "gradient": torch.cat(flat), **state, **moved})
         if not self.own_draws:
             exact = "fp64" if own[0].dtype == torch.double else step.precision
             _check_equal(found[0], found[1], TOLERANCE[exact])
@@ -209,6 +218,11 @@ def _check_equal(
                 f"processes, but their {name} of the first batch is not that of one process "
                 f"(they differ by {float(away):.1e} of it): use one process"
             )
+
+
+def _prints(tensors: Sequence[Tensor]) -> list[int]:
+    """A checksum of each tensor."""
+    return [zlib.crc32(tensor.cpu().contiguous().numpy().tobytes()) for tensor in tensors]
 
 
 ALONE = Processes(0, 1, torch.device("cpu"))

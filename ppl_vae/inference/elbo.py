@@ -45,9 +45,9 @@ class ELBO(Objective):
         (and 10 for `analytic_kl`); Ranganath, Gerrish & Blei, "Black box variational inference",
         2014, arXiv:1401.0118, equation 2 (score function).
         Mnih & Gregor, "Neural variational inference and learning in belief networks", ICML 2014,
-        arXiv:1402.0030, section 2.3 (2, "NVIL").
+        arXiv:1402.0030 (2, "NVIL").
         Higgins et al., "beta-VAE", ICLR 2017, equation 4 (a constant beta); Sønderby et al.,
-        "Ladder variational autoencoders", 2016, arXiv:1602.02282, section 2.3 (warm-up); Kingma et
+        "Ladder variational autoencoders", 2016, arXiv:1602.02282 (warm-up); Kingma et
         al., "Improving variational inference with inverse autoregressive flow", 2016,
         arXiv:1606.04934, appendix C.8 (free bits).
 

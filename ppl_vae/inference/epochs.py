@@ -55,10 +55,6 @@ class Epoch:
         self.found = self._restoring(bar, interrupt)
         if self.trainer.svi.seconds > compiling:
             bar.say(f"compiled in {self.trainer.svi.seconds - compiling:.1f} s")
-        if self.found is not None and self.found["loss"] != self.found["loss"]:
-            raise FloatingPointError(
-                f"a step of epoch {self.number} should be finite, all were skipped"
-            )
 
     def _restoring(self, bar: Progress, interrupt: Interrupt) -> dict[str, float] | None:
         trainer = self.trainer

@@ -14,6 +14,8 @@ from ppl_vae.inference.draws import draw
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.objective import Objective, check_objective
 from ppl_vae.inference.step import Compile
+from ppl_vae.measures.estimates import Estimate
+from ppl_vae.measures.sites import check_kl_terms
 from ppl_vae.models.base import Model, check_model, evaluating
 
 
@@ -69,41 +71,39 @@ def _loss_of_batch(model: Model, objective: Objective, compile: Compile) -> Capt
 
 
 def kl_per_site(
-    model: Model, data: Any, *, batch_size: int = 1000, seed: int = 0
-) -> dict[str, float]:
-    """E_q[log q(z | ...) - log p(z | ...)] of each latent site, by name, in nats per datum.
+    model: Model, data: Any, *, k: int = 1, batch_size: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """E_q[log q(z | ...) - log p(z | ...)] of each latent site and datum, by name, in nats.
 
     Their sum is the KL divergence of guide and prior, and -ELBO less the reconstruction's part; a
-    layer whose term is near 0 is not used. The expectation is over the data and one draw each. Of
-    a guide that goes bottom-up, the term of one layer alone can be negative.
+    layer whose term is near 0 is not used. The expectation of a datum is the mean of k draws; of
+    one draw its Monte Carlo error is not known (NaN), but it is a part of the standard error over
+    the data. Of a guide that goes bottom-up, the term of one layer alone can be negative.
 
     Args:
         model: The pair, put into evaluation mode meanwhile.
         data: The argument of `model.model`, or a tuple of its arguments; of data that
             are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
+        k: Number of draws for each datum.
         batch_size: Data that are looked at together; it bounds the memory.
         seed: Of the draws and the pixels; the caller's random state is left as it was.
 
     Raises:
-        ValueError: there is no latent site, or one is enumerated or lies outside the data plate.
+        ValueError: there is no latent site, or one is enumerated or lies outside the data plate, or
+            has a prior that depends on a site that the model alone enumerates.
     """
+    check_whole("k", k, 1)
     check_whole("batch_size", batch_size, 1)
     check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
-    totals: dict[str, float] = {}
+    terms: dict[str, list[Estimate]] = {}
     with evaluating(model), random_state.isolated(seed, model.device), torch.no_grad():
         for index in torch.arange(len(batches)).split(batch_size):
             with pyro.validation_enabled(False):
-                draws = draw(model.model, model.guide, *batches[index])
-            for name, site in sorted(draws.guide.items()):
-                if not site.local or site.enum_dim is not None:
-                    raise ValueError(
-                        f"site {name!r} should be drawn in the data plate, was global or enumerated"
-                    )
-                term = (site.log_prob - draws.model[name].log_prob).sum()
-                totals[name] = totals.get(name, 0.0) + term.item()
-    if not totals:
-        raise ValueError("guide should draw a latent site, of which there is a KL term, drew none")
-    return {name: total / len(batches) for name, total in totals.items()}
+                draws = draw(model.model, model.guide, *batches[index], k=k)
+            for name in check_kl_terms(draws.model, draws.guide):
+                term = draws.guide[name].log_prob - draws.model[name].log_prob
+                terms.setdefault(name, []).append(Estimate.of_draws(term))
+    return {name: Estimate.join(parts) for name, parts in terms.items()}

@@ -1,7 +1,7 @@
 """Finding what is at fault: parameters without gradients, and the first site that is not finite."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +9,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from ppl_vae.checks import as_numpy
-from ppl_vae.inference.batches import Batches
+from ppl_vae.runs.faults import describe, of_parameter, of_site
 
 if TYPE_CHECKING:
     from ppl_vae.inference.step import Step
@@ -60,28 +60,30 @@ def check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
         )
 
 
-def found(step: "Step", batches: Batches, index: Tensor, where: str) -> Fault:
-    """The fault of the step of the batch at `index`, which is run again with the same draws."""
-    batch, tap = batches[index], _Tap()
+def found(step: "Step", data: Sequence[Tensor], where: str) -> str:
+    """What is wrong with the step of these data, which is run again with the same draws."""
+    tap = _Tap()
     with tap:
-        loss, _ = step.loss_at(step.epoch, step.state, batch)
-    value, site = loss.item(), tap.fault or "every site was finite when the batch was run again"
-    what = f"loss should be finite, was {value} {where}; {site}"
-    if loss.isfinite():
-        own = {name: p for name, p in step.parameters.items() if p.requires_grad}
-        grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
-        bad = [
-            name
-            for name, grad in zip(own, grads, strict=True)
-            if grad is not None and not bool(grad.isfinite().all())
-        ]
-        name = repr(bad[0]) if bad else "no parameter when the batch was run again"
-        what = (
-            f"gradient should be finite, was NaN or infinite {where}, first that of {name}; the "
-            f"loss was {value}"
-        )
-    message = f"{what}. The checkpoint of the last epoch, if there is one, is good"
-    return Fault(message, index, batch)
+        loss, _ = step.loss_at(step.epoch, step.state, data)
+    fault = _first_gradient(step, loss) if loss.isfinite() else tap.fault
+    return describe(where, loss.item(), fault)
+
+
+def _first_gradient(step: "Step", loss: Tensor) -> str | None:
+    """The first parameter whose gradient is not finite."""
+    own = {name: p for name, p in step.parameters.items() if p.requires_grad}
+    grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
+    for name, grad in zip(own, grads, strict=True):
+        kind = None if grad is None else _kind_of_fault(grad)
+        if kind is not None:
+            return of_parameter(name, kind)
+    return None
+
+
+def _kind_of_fault(value: Tensor) -> str | None:
+    if bool(value.isfinite().all()):
+        return None
+    return "NaN" if bool(value.isnan().any()) else "infinite"
 
 
 class _Tap(Messenger):
@@ -101,7 +103,7 @@ class _Tap(Messenger):
         looked_at["value"] = msg["value"]
         looked_at["log density"] = msg["fn"].log_prob(msg["value"])
         for what, value in looked_at.items():
-            if isinstance(value, Tensor) and not bool(value.isfinite().all()):
-                kind = "NaN" if bool(value.isnan().any()) else "infinite"
-                self.fault = f"first site at fault: {msg['name']!r}, whose {what} is {kind}"
+            kind = _kind_of_fault(value) if isinstance(value, Tensor) else None
+            if kind is not None:
+                self.fault = of_site(msg["name"], what, kind)
                 return

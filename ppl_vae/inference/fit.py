@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 
-from ppl_vae.checks import check_positive, check_whole
+from ppl_vae.checks import check_compile, check_positive
 from ppl_vae.inference import checkpoints, random_state, torchrun
 from ppl_vae.inference.batches import as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
@@ -19,7 +19,8 @@ from ppl_vae.inference.precision import Precision
 from ppl_vae.inference.step import Compile
 from ppl_vae.inference.trainer import Trainer
 from ppl_vae.models.base import Model, evaluating
-from ppl_vae.runs.checkpoints import locked, remove, resuming
+from ppl_vae.runs.arguments import check_run, folder_of
+from ppl_vae.runs.checkpoints import Checkpoint, locked, remove, resuming
 from ppl_vae.runs.faults import check_on_nan
 from ppl_vae.runs.history import History, describe_run, fingerprint, plain
 from ppl_vae.runs.interrupts import deferred
@@ -106,67 +107,48 @@ def fit(
             and the batch is in fault.safetensors beside it.
         SystemExit: SIGTERM or Ctrl-C ended the run; KeyboardInterrupt in an interactive session.
     """
-    for name, number, least in (
-        ("epochs", epochs, 1),
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
-    ):
-        check_whole(name, number, least)
+    check_run(epochs=epochs, batch_size=batch_size, seed=seed, resume=resume, progress=progress)
     if not isinstance(lr, Schedule):
         check_positive("lr", lr)
-    if compile not in (True, False, "auto"):
-        raise ValueError(f"compile should be True, False or 'auto', was {compile!r}")
+    check_compile(compile)
     check_stepping(optimizer, clip_norm)
     check_on_nan(on_nan)
-    arrays = as_tuple(data)
-    given = _as_objective(objective)
+    folder, arrays, given = folder_of(out), as_tuple(data), _as_objective(objective)
     processes = torchrun.join(find_device(device))
     found = processes.device
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
         given.check(model, *as_tuple(validation))
-    steps = epochs * -(-len(arrays[0]) // batch_size)
-    size = sum(p.numel() for p in model.parameters())
-    saved = _seconds_saved(steps, size * batch_size * prepared.k)
-    chosen = False if compile == "auto" and saved <= COMPILING else compile
     how: dict[str, Any] = {"optimizer": optimizer, "clip_norm": clip_norm, "precision": precision}
-    trainer = Trainer(
-        model.to(found),
-        prepared,
-        arrays,
-        found,
-        batch_size,
-        lr=lr,
-        compile=chosen,
-        stops=on_nan != "skip",
-        processes=processes,
-        **how,
-    )
-    folder = None if out is None else Path(out)
-    settings = {"batch_size": batch_size, "lr": lr, "compile": compile}
-    settings = {name: plain(value) for name, value in {**settings, **how, "seed": seed}.items()}
+    settings = {"batch_size": batch_size, "lr": lr, "compile": compile, **how, "seed": seed}
+    settings = {name: plain(value) for name, value in settings.items()}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     if processes.several:
         processes.check_same("data", fingerprint(arrays))
         processes.check_same("settings", {**settings, "epochs": epochs})
+    saved = _seconds_saved(epochs * -(-len(arrays[0]) // batch_size), batch_size, model, prepared)
     kept = folder if processes.first else None
-    with locked(kept), random_state.isolated(seed, found), deferred() as noted:
+    with locked(kept), random_state.isolated(seed, found), deferred(processes.several) as noted:
         interrupt = torchrun.Together(noted, processes) if processes.several else noted
         find = partial(torchrun.find_checkpoint, folder, run, epochs, resume)
         checkpoint = processes.of_first(find)
+        trainer = Trainer(
+            model.to(found),
+            prepared,
+            arrays,
+            found,
+            batch_size,
+            lr=lr,
+            compile=False if compile == "auto" and saved <= COMPILING else compile,
+            skips=on_nan == "skip",
+            processes=processes,
+            **how,
+        )
+        metrics = _begin(trainer, checkpoint, folder, seed)
         done = 0 if checkpoint is None else checkpoint.epoch
-        trainer.seed(seed)
-        if checkpoint is None:
-            remove(kept)
-        else:
-            with resuming(folder):
-                checkpoints.restore(trainer, checkpoint)
-        metrics = processes.of_first(partial(Metrics, folder, done))
-        if not processes.first:
-            metrics.path = None
         shown = progress and processes.first
         with Progress(label or type(model).__name__, epochs, done, shown) as bar:
-            if chosen == "auto":
+            if trainer.svi.compile == "auto":
                 bar.say(f"steps are compiled first, which saves {saved:.0f} s or so")
             for epoch in range(done + 1, epochs + 1):
                 one = Epoch(trainer, epoch, kept, on_nan, seed)
@@ -184,8 +166,28 @@ def fit(
     return History(model, metrics.rows, folder)
 
 
-def _seconds_saved(steps: int, products: int) -> float:
-    """What compiled steps save, about, for numbers of steps and of parameters times rows."""
+def _begin(
+    trainer: Trainer, checkpoint: Checkpoint | None, folder: Path | None, seed: int
+) -> Metrics:
+    """The rows of a run, which begins, or goes on where the checkpoint was made."""
+    processes = trainer.processes
+    trainer.seed(seed)
+    if checkpoint is not None:
+        with resuming(folder):
+            checkpoints.restore(trainer, checkpoint)
+    elif processes.first:
+        remove(folder)
+    done = 0 if checkpoint is None else checkpoint.epoch
+    metrics = processes.of_first(partial(Metrics, folder, done))
+    if not processes.first:
+        metrics.path = None
+    return metrics
+
+
+def _seconds_saved(steps: int, batch_size: int, model: Model, objective: Objective) -> float:
+    """What compiled steps save, about."""
+    size = sum(parameter.numel() for parameter in model.parameters())
+    products = size * batch_size * objective.k
     return steps * (SAVED_PER_STEP + SAVED_PER_PRODUCT * products)
 
 

@@ -1,6 +1,6 @@
 """A training step as one graph of tensor operations, recorded and compiled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ppl_vae.inference import updates
-from ppl_vae.inference.capture import Function, compiled, record
+from ppl_vae.inference.capture import CannotCapture, Function, compiled, record
+from ppl_vae.inference.frozen import Frozen
 from ppl_vae.inference.precision import of_products
 from ppl_vae.inference.replay import replayed
 
@@ -27,11 +28,15 @@ class Graph:
         step: The step that this is the graph of.
         batch: A batch like those to come.
         names: Of the parameters that are stepped.
+
+    Attributes:
+        checked: The epoch in which `check` was called last.
     """
 
     def __init__(self, step: "Step", batch: Sequence[Tensor], names: Sequence[str]) -> None:
         self.step = step
         updates.check_optimizer(step.optimizer)
+        _check_hooks(step.parameters)
         self.slots = step.slots
         numbers = {id(tensor): number for number, tensor in enumerate(self.slots.tensors)}
         self.trained = [numbers[id(step.parameters[name])] for name in names]
@@ -50,7 +55,9 @@ class Graph:
         inputs = self._inputs([part.clone() for part in batch])
         given = [tensor.detach() for tensor in inputs]
         held, example = given[: -len(batch)], given[-len(batch) :]
-        run = compiled(record(self._step, inputs), inputs)
+        self.checked = step.epoch
+        self.frozen = Frozen([*step.parts, step.objective], self.slots.tensors)
+        run = compiled(record(self._step, inputs, self.frozen), inputs)
         self.run: Function = partial(run, *held)
         if device.type == "cuda" and not step.processes.several:
             with of_products(step.precision):
@@ -63,6 +70,16 @@ class Graph:
         with of_products(self.step.precision):
             loss: Tensor = self.run(*batch)
         return loss
+
+    def check(self) -> None:
+        """Raises a CannotCapture if something that is no input is not what it was."""
+        _check_hooks(self.step.parameters)
+        changed = self.frozen.changed()
+        if changed is not None:
+            raise CannotCapture(
+                f"{changed} was changed after a step was compiled, which holds it as it was: a "
+                "buffer, changed in place, is read in every step"
+            )
 
     def _inputs(self, batch: Sequence[Tensor]) -> list[Tensor]:
         step = self.step
@@ -97,7 +114,7 @@ class Graph:
             loss, new = step.loss_at(epoch, state, data, step.processes)
         own = [tensors[number] for number in self.trained]
         here = torch.autograd.grad(loss, own, allow_unused=True)
-        loss, grads = step.processes.added(loss, here, own)
+        loss, grads = step.processes.added(loss, here)
         with torch.no_grad():
             changes = [(state[name], value) for name, value in new.items()]
             changes += zip(buffers, moving, strict=True)
@@ -118,6 +135,13 @@ class Graph:
                 tensor.copy_(torch.where(good, value, tensor))
             skipped.add_((~good).to(skipped.dtype))
         return loss.detach()
+
+
+def _check_hooks(parameters: Mapping[str, Tensor]) -> None:
+    """Raises a CannotCapture if a parameter has a hook, which a graph would not call."""
+    for name, parameter in parameters.items():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise CannotCapture(f"{name} should have no hook for a step to be compiled, had one")
 
 
 def _groups(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[int]:

@@ -122,5 +122,8 @@ def leapfrog(
 
 def _choose(first: Tensor, one: State, other: State) -> State:
     """`one` where `first`, else `other`: (K, N) broadcasts against terms of shape (..., K, N)."""
-    terms = tuple(torch.where(first, a, b) for a, b in zip(one.terms, other.terms, strict=True))
-    return State(torch.where(first.unsqueeze(-1), one.position, other.position), terms)  # type: ignore[arg-type]
+    prior, likelihood = (
+        torch.where(first, a, b) for a, b in zip(one.terms, other.terms, strict=True)
+    )
+    position = torch.where(first.unsqueeze(-1), one.position, other.position)
+    return State(position, (prior, likelihood))

@@ -22,7 +22,7 @@ class Hybrid(Objective):
 
     References:
         Sohn, Lee & Yan, "Learning structured output representation using deep conditional
-        generative models", NeurIPS 2015, section 4.2 (the paper's x is our c, its y our x).
+        generative models", NeurIPS 2015 (the paper's x is our c, its y our x).
 
     Args:
         alpha: Weight of (1), in [0, 1].

@@ -21,7 +21,7 @@ def impute(model: Model, x: Any, observed: Any, *, steps: int = 100, seed: int =
 
     References:
         Rezende, Mohamed & Wierstra, "Stochastic Backpropagation and Approximate Inference in Deep
-        Generative Models", ICML 2014, arXiv:1401.4082, section 6 (missing data imputation).
+        Generative Models", ICML 2014, arXiv:1401.4082 (missing data imputation).
 
     Args:
         model: A pair with one datum, the site `x`; it is put into evaluation mode meanwhile.

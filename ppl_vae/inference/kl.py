@@ -125,11 +125,16 @@ def _of_logits(q: Distribution, p: Distribution) -> Tensor | None:
         ones = F.logsigmoid(q.logits) - F.logsigmoid(p.logits)
         zeros = F.logsigmoid(-q.logits) - F.logsigmoid(-p.logits)
         return q.probs * ones + torch.sigmoid(-q.logits) * zeros
-    kinds = Categorical, OneHotCategorical
-    if any(isinstance(q, kind) and isinstance(p, kind) for kind in kinds):
-        terms: Tensor = q.probs * (q.logits - p.logits)  # type: ignore[attr-defined]
-        return terms.masked_fill(q.probs == 0, 0.0).sum(-1)  # type: ignore[attr-defined]
+    if isinstance(q, Categorical) and isinstance(p, Categorical):
+        return _of_classes(q, p)
+    if isinstance(q, OneHotCategorical) and isinstance(p, OneHotCategorical):
+        return _of_classes(q, p)
     return None
+
+
+def _of_classes(q: Categorical | OneHotCategorical, p: Categorical | OneHotCategorical) -> Tensor:
+    terms: Tensor = q.probs * (q.logits - p.logits)
+    return terms.masked_fill(q.probs == 0, 0.0).sum(-1)
 
 
 def same(a: Any, b: Any) -> bool:

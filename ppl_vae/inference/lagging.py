@@ -54,8 +54,8 @@ class Lagging(Objective):
 
     References:
         He, Spokoyny, Neubig & Berg-Kirkpatrick, "Lagging inference networks and posterior collapse
-        in variational autoencoders", ICLR 2019, arXiv:1901.05534, algorithm 1 and section 4; the
-        numbers of (1) are those of the authors' code.
+        in variational autoencoders", ICLR 2019, arXiv:1901.05534; the numbers of (1) are
+        those of the authors' code.
 
     Differs from the paper:
         I(x; z) is that of the first data of the training set (the paper: a validation set).

@@ -1,12 +1,12 @@
 """The log-likelihood of a trained model, by importance sampling."""
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.checks import check_choice, check_whole, one_draw
+from ppl_vae.checks import check_whole, one_draw
 from ppl_vae.inference import ais, random_state
 from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.captured import Captured, chosen
@@ -16,24 +16,23 @@ from ppl_vae.inference.step import Compile
 from ppl_vae.inference.tempered import Tempered
 from ppl_vae.inference.weights import log_weights
 from ppl_vae.measures.estimates import Estimate
+from ppl_vae.measures.likelihood import Method, Weighing, effort_of
 from ppl_vae.models.base import Model, check_model, evaluating
 from ppl_vae.settings.annealing import Annealing
-
-Method: TypeAlias = Literal["iw", "ais"]
 
 
 def log_likelihood(
     model: Model,
     data: Any,
-    k: int = 5000,
+    k: int | None = None,
     *,
     method: Method = "iw",
     batch_size: int = 100,
-    particles: int = 50,
-    chains: int = 16,
-    temperatures: int = 1000,
-    leapfrog_steps: int = 10,
-    adaptation: int = 100,
+    particles: int | None = None,
+    chains: int | None = None,
+    temperatures: int | None = None,
+    leapfrog_steps: int | None = None,
+    adaptation: int | None = None,
     compile: Compile = "auto",
     seed: int = 0,
     max_plate_nesting: int = 1,
@@ -77,15 +76,15 @@ def log_likelihood(
         model: The pair, put into evaluation mode meanwhile.
         data: The argument of `model.model`, or a tuple of its arguments; of data that are drawn
             anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
-        k: Of "iw": number of draws for each datum.
+        k: Of "iw": number of draws for each datum, by default 5000.
         method: "iw" or "ais".
         batch_size: Data, and
-        particles: of "iw", draws for each of them, that are looked at together; they bound the
-            memory.
-        chains: Of "ais", as all that follows: number of chains for each datum.
-        temperatures: Number of temperatures T.
-        leapfrog_steps: Steps of a move; there is one move at each temperature.
-        adaptation: Number of temperatures of the run that finds the step sizes.
+        particles: of "iw", draws for each of them (50), that are looked at together; they bound
+            the memory.
+        chains: Of "ais", as all that follows: number of chains for each datum (16).
+        temperatures: Number of temperatures T (1000).
+        leapfrog_steps: Steps of a move (10); there is one move at each temperature.
+        adaptation: Number of temperatures of the run that finds the step sizes (100).
         compile: Whether draws and their weights, or moves of chains, are compiled (see `Captured`),
             which takes seconds at first: True, False, or "auto": where there is so much work that
             it pays (see `chosen`), and it is possible. A smaller last batch, or part of the draws,
@@ -94,22 +93,30 @@ def log_likelihood(
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: the data are not the model's, or a latent variable lies outside the data plate;
+        ValueError: the data are not the model's, an argument is not such or is one of the other
+            method, or a latent variable lies outside the data plate;
             of "ais", a latent variable is discrete and not enumerated, or masked, or there is none;
             with `compile=True`, what prevents compiling.
     """
-    check_choice("method", method, get_args(Method))
-    for name, number in (("k", k), ("batch_size", batch_size), ("particles", particles)):
-        check_whole(name, number, 1)
-    annealing = Annealing(chains, temperatures, leapfrog_steps, adaptation)
+    effort = effort_of(
+        method,
+        k=k,
+        particles=particles,
+        chains=chains,
+        temperatures=temperatures,
+        leapfrog_steps=leapfrog_steps,
+        adaptation=adaptation,
+    )
+    check_whole("batch_size", batch_size, 1)
     check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
     number = -(-len(batches) // batch_size)
-    runs, rows = -(-k // particles), min(k, particles)
-    if method == "ais":
-        runs, rows = ais.runs_of(annealing), chains
+    if isinstance(effort, Weighing):
+        runs, rows = -(-effort.k // effort.particles), min(effort.k, effort.particles)
+    else:
+        runs, rows = ais.runs_of(effort), effort.chains
     rows *= min(batch_size, len(batches))
     compile = chosen(compile, model, number * runs, rows)
     weigh = _weighing(model, max_plate_nesting, compile)
@@ -119,10 +126,10 @@ def log_likelihood(
     with evaluating(model), random_state.isolated(seed, model.device), torch.no_grad(), quiet:
         for index in torch.arange(len(batches)).split(batch_size):
             batch = batches[index]
-            if method == "iw":
-                parts.append(_weighted(weigh, batch, k, particles, model.device))
+            if isinstance(effort, Weighing):
+                parts.append(_weighted(weigh, batch, effort, model.device))
             else:
-                parts.append(_annealed(model, batch, annealing, max_plate_nesting, by))
+                parts.append(_annealed(model, batch, effort, max_plate_nesting, by))
     return Estimate.join(parts)
 
 
@@ -137,10 +144,9 @@ def _weighing(model: Model, nesting: int, compile: Compile) -> Captured:
     return Captured(sums, [model], compile=compile)
 
 
-def _weighted(
-    weigh: Captured, batch: Any, k: int, particles: int, device: torch.device
-) -> Estimate:
-    """Of a batch by `particles` draws at a time, of which only the sums are kept."""
+def _weighted(weigh: Captured, batch: Any, effort: Weighing, device: torch.device) -> Estimate:
+    """Of a batch by some draws at a time, of which only the sums are kept."""
+    k, particles = effort.k, effort.particles
     log_sum = log_sum_of_squares = torch.full((), -torch.inf, dtype=torch.double, device=device)
     for start in range(0, k, particles):
         one, two = weigh(min(particles, k - start), *batch)

@@ -9,6 +9,7 @@ import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor, nn
 
+from ppl_vae.arguments import as_call
 from ppl_vae.checks import check_kind, check_whole
 from ppl_vae.inference.draws import Program
 from ppl_vae.models.base import check_model, show_parameters
@@ -33,6 +34,9 @@ class Objective(PyroELBO):
         super().__init__(**settings)  # type: ignore[no-untyped-call]
         self.k = k
         self._state: Mapping[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     @abstractmethod
     def differentiable_loss(

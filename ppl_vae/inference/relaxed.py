@@ -57,9 +57,9 @@ class Relaxed(Objective):
 
     References:
         Maddison, Mnih & Teh, "The concrete distribution: a continuous relaxation of discrete random
-        variables", ICLR 2017, arXiv:1611.00712, section 3 (2), appendices B (1) and C.3 (logits).
+        variables", ICLR 2017, arXiv:1611.00712 ((1), (2), and relaxed draws as logits).
         Jang, Gu & Poole, "Categorical reparameterization with Gumbel-softmax", ICLR 2017,
-        arXiv:1611.01144, section 2 (annealing, straight-through).
+        arXiv:1611.01144 (annealing, straight-through).
 
     Differs from the paper:
         Prior and posterior have one temperature, where Maddison et al. let them have two. The KL

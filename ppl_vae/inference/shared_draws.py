@@ -121,7 +121,7 @@ class _Rows(TorchDispatchMode):
     """
 
     def __init__(self, share: Share, shape: Sequence[int], dim: int, what: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.share, self.dim, self.what = share, dim, what
         self.own_draws = False
         self.before = math.prod(shape[:dim])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from ppl_vae.checks import check_compile
 from ppl_vae.inference import memory
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.capture import CannotCapture, Slots
@@ -102,6 +103,7 @@ class Step:
         stops: bool = False,
         processes: Processes = ALONE,
     ) -> None:
+        check_compile(compile)
         memory.keep_freed()
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.compile, self.clip_norm, self.precision = compile, clip_norm, precision
@@ -209,7 +211,12 @@ class Step:
             start = time.perf_counter()
             self.graphs[key] = Graph(self, batch, self.stepped(group))
             self.seconds += time.perf_counter() - start
-        return self.graphs[key]
+        graph = self.graphs[key]
+        # Within an epoch of `fit`, which gives the data, nobody else has a turn.
+        if self.batches is None or graph.checked != self.epoch:
+            graph.check()
+            graph.checked = self.epoch
+        return graph
 
     def stepped(self, group: str | None) -> list[str]:
         """The names of the optimizer's parameters that are trained, of a group."""

@@ -43,7 +43,7 @@ def join(device: torch.device) -> Processes:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         store, rank, size = next(rendezvous("env://"))
-        prefix: Any = dist.PrefixStore  # type: ignore[attr-defined]
+        prefix: Any = dist.PrefixStore  # type: ignore[attr-defined]  # missing in torch's types
         fresh = prefix(_agreed(store, rank, size), store)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=size)
@@ -144,7 +144,7 @@ class Together(Interrupt):
         self.found: signal.Signals | None = None
 
     @property
-    def asked(self) -> signal.Signals | None:  # type: ignore[override]
+    def asked(self) -> signal.Signals | None:  # type: ignore[override]  # which others only read
         every = LOOK_EVERY.get(self.processes.device.type, 1)
         self.looks += 1
         if self.found is None and self.looks % every == 0:

@@ -15,16 +15,13 @@ from ppl_vae.inference.objective import Objective
 from ppl_vae.inference.passes import Pass
 from ppl_vae.inference.precision import Precision
 from ppl_vae.inference.step import Compile, Step, parameters_of
+from ppl_vae.inference.watch import Taken, Watch
 from ppl_vae.models.base import Model
 from ppl_vae.runs.interrupts import Interrupt
 from ppl_vae.runs.progress import Progress
 from ppl_vae.settings.optimizers import Optimizer
 from ppl_vae.settings.schedules import Schedule
 from ppl_vae.settings.turns import Turn
-
-READ_EVERY = {"cpu": 1}
-"""Steps between looks for a fault, by the type of device; to look is to wait for the device."""
-OTHERWISE = 50
 
 
 class Trainer:
@@ -41,7 +38,7 @@ class Trainer:
         clip_norm: See `Step`.
         compile: See `Step`.
         precision: See `Step`.
-        stops: Whether a loss or a gradient that is not finite ends the epoch; else it is skipped.
+        skips: Whether the epoch goes on after a loss or a gradient that is not finite.
         processes: Those that train together, of which this is one.
     """
 
@@ -58,7 +55,7 @@ class Trainer:
         clip_norm: float | None,
         compile: Compile,
         precision: Precision,
-        stops: bool,
+        skips: bool,
         processes: Processes,
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
@@ -82,15 +79,15 @@ class Trainer:
             clip_norm=clip_norm,
             precision=precision,
             batches=self.batches if self.batches.resident else None,
-            stops=stops,
+            stops=not skips,
             processes=processes,
         )
         self.processes = processes
         processes.start_alike([model, *self.networks.values()])
         self.order = torch.Generator()
         self.underway: Pass | None = None
-        self.recent: list[tuple[Tensor, int, Any]] = []
-        self.checked = False
+        self.watch = Watch(self.svi, self.batches)
+        self.skips, self.checked = skips, False
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -103,12 +100,14 @@ class Trainer:
         self.order.manual_seed(seed)
 
     def epoch(self, epoch: int, bar: Progress, interrupt: Interrupt) -> dict[str, float] | None:
-        """Trains on every datum once; loss (the mean over the batches), steps skipped and seconds.
+        """Trains on every datum once; the numbers to report of it.
 
-        If it is asked to stop on its way it returns None, and the epoch is `underway`.
+        These are the mean loss per datum over the batches that were not skipped, the number of
+        steps that were, and seconds. If it is asked to stop on its way it returns None, and the
+        epoch is `underway`.
 
         Raises:
-            faults.Fault: a loss or a gradient was not finite.
+            faults.Fault: a loss or a gradient was not finite, and of those that are skipped all.
         """
         for module in (self.model, *self.networks.values()):
             module.train()
@@ -121,25 +120,37 @@ class Trainer:
         now, going = self.objective.at(epoch), self.underway
         turns = now.with_state(going.state).turns()
         indices, others = going.plan(self.order, self._cut, turns)
+        first: Taken | None = None
         for index in indices[going.done :]:
+            where = f"epoch {epoch}, batch {going.done + 1} of {len(indices)}"
             for turn in turns:
-                loss = self._take(turn, index, others, len(indices))
+                skipped = self.svi.skipped.clone() if self.skips else None
+                loss = self._take(turn, index, others, where)
+            if skipped is not None:  # a gradient can be at fault where the loss is not
+                loss = loss.where(self.svi.skipped == skipped, torch.nan)
+            first = first or self.watch.last
             going.losses.append(loss)
             going.done += 1
             bar.step(len(indices))
             if interrupt.asked and going.done < len(indices):
-                self._look(len(indices))
+                self.watch.look()
                 return None
-        self._look(len(indices))
-        self.processes.check_in_step()
+        self.watch.look()
+        self.processes.check_in_step([self.model, *self.networks.values()])
+        return self._ended(now, going, first)
+
+    def _ended(self, now: Objective, going: Pass, first: Taken | None) -> dict[str, float]:
+        """What `epoch` reports of a pass that is over; `first` is a step of its first batch."""
+        losses = going.values()
+        used = losses[np.isfinite(losses)]
+        if first is not None and len(used) == 0:
+            raise self.watch.fault(first)
         ended = now.with_state(self.state).after_epoch(self.model, *self.arrays)
         for name, value in ended.items():
             self.state[name].copy_(value)
         self.underway = None
-        losses, skipped = going.values(), going.skipped + int(self.svi.skipped)
-        used = losses[np.isfinite(losses)]
-        mean = float(np.mean(used)) if len(used) else float("nan")
-        return {"loss": mean, "skipped": skipped, "seconds": going.elapsed()}
+        total = going.skipped + int(self.svi.skipped)
+        return {"loss": float(np.mean(used)), "skipped": total, "seconds": going.elapsed()}
 
     def _cut(self) -> list[Tensor]:
         """The indices of each batch of all data in a random order."""
@@ -149,51 +160,31 @@ class Trainer:
         sizes = [len(index) for index in found]
         return list(torch.cat(found).to(self.device).split(sizes))  # one transfer for all
 
-    def _take(self, turn: Turn, index: Tensor, others: Sequence[Tensor], batches: int) -> Tensor:
+    def _take(self, turn: Turn, index: Tensor, others: Sequence[Tensor], where: str) -> Tensor:
         """The steps of a turn, on the batch at `index` or on some of `others`; their last loss."""
         if turn.window is None:
-            return self.step(index, batches, turn.group)
+            return self.step(index, where, turn.group)
         losses, taken = np.zeros(turn.most), 0
         while taken == 0 or not turn.over(losses, taken):
             index = others[int(torch.randint(len(others), (), generator=self.order))]
-            loss = self.step(index, batches, turn.group)
+            loss = self.step(index, where, turn.group)
             losses[taken] = loss.item()
             taken += 1
         return loss
 
-    def step(self, index: Tensor, batches: int, group: str | None = None) -> Tensor:
+    def step(self, index: Tensor, where: str, group: str | None) -> Tensor:
         """A step of the parameters of a group (None: of all), and the loss before it."""
         if not self.checked:
             self.checked = True
             self._check_step(self._batch(index))
-        number = 0 if self.underway is None else self.underway.done + 1
-        self.recent.append((index, number, random_state.of_draws(self.device)))
+        self.watch.begins(index, where)
         loss = self.svi(*self._batch(index), group=group)
-        if len(self.recent) >= READ_EVERY.get(self.device.type, OTHERWISE):
-            self._look(batches)
+        self.watch.look_in_time()
         return loss
 
     def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
         """The batch as the step takes it: as indices of data that are where the model is."""
         return (index,) if self.batches.resident else self.batches[index]
-
-    def _look(self, batches: int) -> None:
-        """Whether a step since the last look was at fault.
-
-        Raises:
-            faults.Fault: one was, and nothing was changed since.
-        """
-        bad = int(self.svi.skipped)
-        if bad and self.svi.stops:
-            index, number, random = self.recent[len(self.recent) - bad]
-            random_state.set_draws(random, self.device)
-            where = f"at epoch {self.svi.epoch}, batch {number} of {batches}"
-            buffers = self.svi.slots.saved_buffers()
-            with pyro.validation_enabled(False):
-                fault = faults.found(self.svi, self.batches, index, where)
-            self.svi.slots.restore(buffers)
-            raise fault
-        self.recent.clear()
 
     def _check_step(self, batch: tuple[Tensor, ...]) -> None:
         """Before the first step: that every parameter gets a gradient, and Pyro's checks."""

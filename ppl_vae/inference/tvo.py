@@ -63,7 +63,7 @@ class TVO(PathObjective):
         check_whole("k", k, 2)
         check_choice("bound", bound, get_args(Bound))
         super().__init__(k, max_plate_nesting=max_plate_nesting)
-        self.edges, self.bound = edges_of(partitions), bound
+        self.partitions, self.bound = edges_of(partitions), bound
 
     def value(self, log_w: Tensor) -> Tensor:
         _, width, share = self._heated(log_w)
@@ -84,6 +84,6 @@ class TVO(PathObjective):
 
     def _heated(self, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """beta and its interval's width, (P, 1, 1), and the v_i at each beta, (P, K, N)."""
-        edges = log_w.new_tensor(self.edges)[:, None, None]
+        edges = log_w.new_tensor(self.partitions)[:, None, None]
         beta = edges[1:] if self.bound == "upper" else edges[:-1]
         return beta, edges.diff(dim=0), (beta * log_w).softmax(1)

@@ -39,7 +39,7 @@ class RWS(PathObjective):
     References:
         Bornschein & Bengio, "Reweighted wake-sleep", ICLR 2015, arXiv:1406.2751 ((1) to (3)).
         Le, Kosiorek, Siddharth, Teh & Wood, "Revisiting reweighted wake-sleep for models with
-        stochastic control flow", UAI 2019, arXiv:1805.10469, section 3 (bias).
+        stochastic control flow", UAI 2019, arXiv:1805.10469 (bias).
 
     Differs from the paper:
         Gradients are told apart by density and not by a list of parameters: a network that model

@@ -33,7 +33,7 @@ def log_weights(draws: Draws) -> Tensor:
     if all(same(site.mask, None) for site in enumerated):
         return summed
     mask = enumerated[0].mask
-    if not all(same(site.mask, mask) for site in draws.model.values()):
+    if not all(same(site.mask, mask) for site in (*draws.model.values(), *latents(draws))):
         raise ValueError("all sites should have one mask where one that is summed over has a mask")
     # The mask once more: a masked datum's sum over C classes is log C, where it should be nothing.
     masked: Tensor = scale_and_mask(summed, mask=mask)

@@ -9,12 +9,15 @@ from ppl_vae.checks import check_whole
 from ppl_vae.measures.calibration import Calibration
 from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.extra import arviz
+from ppl_vae.measures.gaps import bounds
 from ppl_vae.measures.pair import Pair
 from ppl_vae.measures.psis import FEWEST, UNRELIABLE, ParetoK, smoothed
 from ppl_vae.measures.surgery import ConditionalPrior, ElboSurgery, elbo_surgery
 from ppl_vae.measures.units import PosteriorCollapse, posterior_collapse
 
 GOOD = "good"
+PRECISE = 0.1
+"""A Monte Carlo error below so many nats is small."""
 FEWEST_SIMULATIONS = 100
 """Five for each of the 20 bins that `calibration` has."""
 
@@ -41,9 +44,11 @@ class Diagnosis:
 
     @property
     def gap(self) -> Estimate:
-        """log p(x) less the bound: KL(q(z | x) || p(z | x)) of each datum."""
-        values = self.log_likelihood.values - self.elbo.values
-        return Estimate(values, np.full_like(values, np.nan))
+        """log p(x) less the bound: KL(q(z | x) || p(z | x)) of each datum.
+
+        Both are of the same weights; its errors, those of independent draws, are upper bounds.
+        """
+        return self.log_likelihood - self.elbo
 
     @property
     def kl(self) -> float:
@@ -70,17 +75,23 @@ class Diagnosis:
         return "\n".join(f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in rows)
 
     def _of_elbo(self) -> str:
-        finite = bool(np.isfinite(self.elbo.values).all())
-        return GOOD if finite else "poor: q(z | x) has draws where p(x, z) is 0; another guide"
+        if not np.isfinite(self.elbo.values).all():
+            return "poor: q(z | x) has draws where p(x, z) is 0; another guide"
+        error = self.elbo.monte_carlo_error
+        return GOOD if error < PRECISE else f"poor: error {error:.2f} of the mean by draws; raise k"
 
     def _of_log_likelihood(self) -> str:
         error = float(np.median(self.log_likelihood.errors))
-        if error < 0.1:
+        if error < PRECISE:
             return GOOD
         return f"poor: error {error:.2f} of a datum (median); raise k, or method='ais'"
 
     def _of_gap(self) -> str:
-        if self.gap.mean <= max(1.0, 0.1 * self.kl):
+        gap, limit = self.gap, max(1.0, 0.1 * self.kl)
+        error = gap.monte_carlo_error
+        if abs(gap.mean - limit) < 2 * error:
+            return f"not known: error {error:.2g} by draws, so near the limit {limit:.2f}; raise k"
+        if gap.mean <= limit:
             return GOOD
         return "poor: the guide is far from p(z | x); a larger encoder or a flow, see gaps"
 
@@ -143,18 +154,14 @@ def diagnose(pair: Pair, calibrate: Callable[[], Calibration], k: int) -> Diagno
     """See `ppl_vae.inference.diagnose.diagnose`."""
     log_w = pair.log_weights(k).astype(np.float64)
     pareto_k = ParetoK(smoothed(log_w)[1], k)
-    with np.errstate(invalid="ignore"):  # of draws that the model has no room for
-        elbo = Estimate(log_w.mean(0), log_w.std(0, ddof=1) / k**0.5)
-    most = log_w.max(0)
-    weights = np.exp(log_w - most)
-    sums = np.log(weights.sum(0)) + most, np.log((weights**2).sum(0)) + 2 * most
+    elbo, log_likelihood = bounds(log_w)
     try:
         surgery = elbo_surgery(pair, 1)
     except ConditionalPrior:
         surgery = None
     return Diagnosis(
         elbo=elbo,
-        log_likelihood=Estimate.of_weights(sums, k),
+        log_likelihood=log_likelihood,
         collapse=posterior_collapse(pair, 0.01, 0.01, 10, 0.01),
         surgery=surgery,
         pareto_k=pareto_k,

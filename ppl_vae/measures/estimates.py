@@ -14,7 +14,9 @@ class Estimate:
     """An estimated number of nats for each datum, by Monte Carlo.
 
     Its text is mean ± standard error over the data: "-86.64 ± 0.79 (1000 data)". A slice is an
-    estimate of these data.
+    estimate of these data. The difference of two estimates of the same data is one of the paired
+    differences, whose standard error is that of the mean difference, mostly far below those of the
+    two means.
 
     Attributes:
         values: The estimates, shape (n,).
@@ -32,6 +34,15 @@ class Estimate:
         shapes = self.values.shape, self.errors.shape
         if len(shapes[0]) != 1 or shapes[0] != shapes[1] or shapes[0] == (0,):
             raise ValueError(f"values and errors should have one shape (n,), had {shapes}")
+
+    @classmethod
+    def of_draws(cls, terms: Any) -> Self:
+        """The mean of each datum over k draws, (k, n) on any device; NaN errors if k is 1."""
+        drawn = as_numpy(terms).astype(float)
+        k = len(drawn)
+        with np.errstate(invalid="ignore"):  # of infinite terms
+            errors = drawn.std(0, ddof=1) / k**0.5 if k > 1 else np.full_like(drawn[0], np.nan)
+        return cls(drawn.mean(0), errors)
 
     @classmethod
     def of_weights(cls, log_sums: tuple[Any, Any], k: int) -> Self:
@@ -72,6 +83,31 @@ class Estimate:
         n = len(self)
         return float(self.values.std(ddof=1) / n**0.5) if n > 1 else float("nan")
 
+    @property
+    def monte_carlo_error(self) -> float:
+        """The standard error of the mean as an estimate of that of these very data.
+
+        sqrt(sum_n error_n^2) / n: errors of single data are independent. NaN where one is.
+        """
+        return float(np.sqrt((self.errors**2).sum()) / len(self))
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """Paired differences, datum by datum; a Monte Carlo error is that of independent draws.
+
+        Raises:
+            ValueError: the two are not of the same number of data.
+        """
+        if not isinstance(other, Estimate):
+            return NotImplemented
+        if len(self) != len(other):
+            raise ValueError(
+                "both estimates of a difference should be of the same data, were of "
+                f"{len(self)} and {len(other)}"
+            )
+        with np.errstate(invalid="ignore"):  # of two that are infinite
+            values = self.values - other.values
+        return Estimate(values, np.hypot(self.errors, other.errors))
+
     def __len__(self) -> int:
         return len(self.values)
 
@@ -107,7 +143,7 @@ class BDMC:
     @property
     def gap(self) -> Estimate:
         """upper - lower of each datum: on average at least the error of either."""
-        return Estimate(self.upper.values - self.lower.values, self.upper.errors)
+        return self.upper - self.lower
 
     def __str__(self) -> str:
         return f"lower {self.lower}, upper {self.upper}, gap {self.gap}"

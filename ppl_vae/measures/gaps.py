@@ -53,6 +53,10 @@ class LocalFit:
 class Gaps:
     """The gaps between log p(x) and the bound of a guide, in nats.
 
+    Errors of differences are those of independent draws. Where log 1/k sum_i w_i and
+    1/k sum_i log w_i are of the same draws, that of their difference is at most so large: both are
+    increasing functions of the weights, so that their covariance is not below 0.
+
     Attributes:
         log_likelihood: log p(x), the best of the estimates.
         elbo: L[q], the bound with the guide.
@@ -66,17 +70,17 @@ class Gaps:
     @property
     def approximation(self) -> dict[str, Estimate]:
         """log p(x) - L[q*] by family: what the best q of the family cannot reach."""
-        return {name: _less(self.log_likelihood, bound) for name, bound in self.local.items()}
+        return {name: self.log_likelihood - bound for name, bound in self.local.items()}
 
     @property
     def amortisation(self) -> dict[str, Estimate]:
         """L[q*] - L[q] by family: what the guide loses as one function for all data."""
-        return {name: _less(bound, self.elbo) for name, bound in self.local.items()}
+        return {name: bound - self.elbo for name, bound in self.local.items()}
 
     @property
     def total(self) -> Estimate:
         """log p(x) - L[q], the sum of the two."""
-        return _less(self.log_likelihood, self.elbo)
+        return self.log_likelihood - self.elbo
 
     @property
     def lines(self) -> list[tuple[str, str, str]]:
@@ -99,20 +103,18 @@ class Gaps:
 
     def _share(self, part: Estimate) -> str:
         gap = self.total
-        noise = 3 * float(np.sqrt((gap.errors**2).sum())) / len(gap) + TOLERANCE
+        noise = 3 * gap.monte_carlo_error + TOLERANCE
         return f"{part.mean / gap.mean:.0%}" if gap.mean > noise else "no gap beyond the noise"
 
 
 def bounds(log_w: Array) -> tuple[Estimate, Estimate]:
     """The bound and the estimate of log p(x) of each datum from log weights, (k, n)."""
     log_w = np.asarray(log_w, np.float64)
-    k = len(log_w)
     most = log_w.max(0)
     with np.errstate(invalid="ignore"):  # of draws that the model has no room for
         weights = np.exp(log_w - most)
-        bound = Estimate(log_w.mean(0), log_w.std(0, ddof=1) / k**0.5)
     sums = np.log(weights.sum(0)) + most, np.log((weights**2).sum(0)) + 2 * most
-    return bound, Estimate.of_weights(sums, k)
+    return Estimate.of_draws(log_w), Estimate.of_weights(sums, len(log_w))
 
 
 def highest(estimates: Sequence[Estimate]) -> Estimate:
@@ -163,13 +165,3 @@ def check_dimension(dim: int, families: Sequence[str]) -> None:
             "families should not hold 'flow' for a single latent number, which has none to be "
             "coupled with, held it: use families=('gaussian',)"
         )
-
-
-def _less(a: Estimate, b: Estimate) -> Estimate:
-    """a - b, with the error of independent draws.
-
-    Where a is log 1/k sum_i w_i of the draws of b = 1/k sum_i log w_i it is at most that: both are
-    increasing functions of the weights, so that their covariance is not below 0.
-    """
-    with np.errstate(invalid="ignore"):
-        return Estimate(a.values - b.values, np.hypot(a.errors, b.errors))

@@ -43,6 +43,30 @@ def check_drawn(model: Mapping[str, Any], latents: Mapping[str, Any]) -> None:
     check_latents({name: model[name] for name in latents})
 
 
+def check_kl_terms(model: Mapping[str, Any], guide: Mapping[str, Any]) -> list[str]:
+    """The sites that the guide draws, by name, of which each has a KL term of its own.
+
+    Raises:
+        ValueError: there is none, or one has no such term for each datum.
+    """
+    names = sorted(name for name, site in guide.items() if not site.observed)
+    if not names:
+        raise ValueError("guide should draw a latent site, of which there is a KL term, drew none")
+    for name in names:
+        if not guide[name].local or guide[name].enum_dim is not None:
+            raise ValueError(
+                f"site {name!r} should be drawn in the data plate, was global or enumerated"
+            )
+        if name not in model:
+            raise ValueError(f"site {name!r} of the guide should be one of the model, was not")
+        if len(model[name].log_prob.shape) > 2:
+            raise ValueError(
+                f"site {name!r} should have one prior, but that depends on a site that the model "
+                "enumerates: use mean_loss, which is of all sites together"
+            )
+    return names
+
+
 def closed_given_draws(name: str, model: Mapping[str, Any], guide: Mapping[str, Any]) -> bool:
     """Whether KL(q || p) of a site, given what was drawn before, is a part of the KL term.
 

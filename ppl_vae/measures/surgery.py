@@ -61,14 +61,7 @@ def elbo_surgery(pair: Pair, k: int) -> ElboSurgery:
     _check_one_prior(pair, {name: value[0] for name, value in values.items()}, log_p[0])
     rows = {name: value.reshape(-1, *value.shape[2:]) for name, value in values.items()}
     log_mixture = _log_mixture(pair, rows).reshape(log_q.shape)
-    return ElboSurgery(_over_draws(kl), _over_draws(log_q - log_mixture))
-
-
-def _over_draws(terms: Array) -> Estimate:
-    """The mean of each datum over draws, (K, N), and its standard error."""
-    k = len(terms)
-    errors = terms.std(0, ddof=1) / k**0.5 if k > 1 else np.full_like(terms[0], np.nan)
-    return Estimate(terms.mean(0), errors)
+    return ElboSurgery(Estimate.of_draws(kl), Estimate.of_draws(log_q - log_mixture))
 
 
 def _parts(draws: JointDraws) -> tuple[Arrays, Array, Array, Array]:

@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_dims
 from ppl_vae.models.conditional import ConditionalModel
 from ppl_vae.models.nets import BernoulliNet
 
@@ -27,8 +27,7 @@ class Baseline(ConditionalModel):
 
     References:
         Sohn, Lee & Yan, "Learning structured output representation using deep conditional
-        generative models", NeurIPS 2015, sections 4 and 5.1 (there "baseline NN"; the paper's x is
-        our c, its y our x).
+        generative models", NeurIPS 2015 (there "baseline NN"; the paper's x is our c, its y our x).
 
     Differs from the paper:
         Sizes and activation are those of Pyro's example; torch's initialisation.
@@ -52,7 +51,7 @@ class Baseline(ConditionalModel):
         baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_whole("c_dim", c_dim, 1)
+        check_dims(x_dim=x_dim, c_dim=c_dim)
         self.x_dim, self.c_dim = x_dim, c_dim
         self.baseline = baseline or BernoulliNet(c_dim, x_dim, hidden, activation)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_labels, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_labels, check_matrix
 from ppl_vae.models.base import ClassifierMixin, Model
 from ppl_vae.models.nets import CategoricalNet
 
@@ -35,6 +35,7 @@ class Classifier(ClassifierMixin, Model):
         classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_dims(x_dim=x_dim)
         self.x_dim, self.n_classes = x_dim, n_classes
         self.classifier = classifier or CategoricalNet(x_dim, n_classes, hidden, activation)
 

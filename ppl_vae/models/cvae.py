@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_dims
 from ppl_vae.models.conditional import ConditionalModel
 from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
 
@@ -29,7 +29,7 @@ class GSNN(ConditionalModel):
 
     References:
         Sohn, Lee & Yan, "Learning structured output representation using deep conditional
-        generative models", NeurIPS 2015, section 4 (the paper's x is our c, its y our x).
+        generative models", NeurIPS 2015 (the paper's x is our c, its y our x).
 
     Differs from the paper:
         The baseline's guess enters by its mean, and in a CVAE the recognition network sees it too;
@@ -62,7 +62,7 @@ class GSNN(ConditionalModel):
         baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_whole("c_dim", c_dim, 1)
+        check_dims(x_dim=x_dim, c_dim=c_dim, z_dim=z_dim)
         self.x_dim, self.c_dim, self.decoder_sees_c = x_dim, c_dim, decoder_sees_c
         seen = (c_dim,) if baseline is None else (c_dim, x_dim)
         self.prior = prior or DiagNormalNet(seen, z_dim, hidden, activation)
@@ -100,7 +100,7 @@ class CVAE(GSNN):
 
     References:
         Sohn, Lee & Yan, "Learning structured output representation using deep conditional
-        generative models", NeurIPS 2015, section 4.
+        generative models", NeurIPS 2015.
 
     Differs from the paper:
         As `GSNN`.

@@ -8,7 +8,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_layers, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix
 from ppl_vae.models.base import Model
 from ppl_vae.models.layers import MLP, Network
 from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
@@ -32,8 +32,7 @@ class DLGM(Model):
 
     References:
         Rezende, Mohamed & Wierstra, "Stochastic Backpropagation and Approximate Inference in Deep
-        Generative Models", ICML 2014, arXiv:1401.4082, section 2 (p: equations 1 to 4 and 6) and
-        section 4 (q; 4.3 for the covariance).
+        Generative Models", ICML 2014, arXiv:1401.4082.
 
     Differs from the paper:
         No prior on the weights, p(theta) = N(0, kappa I), and no noise on what q reads;
@@ -70,13 +69,14 @@ class DLGM(Model):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_dims(x_dim=x_dim)
         check_layers(z_dims, hidden)
         n_layers = len(z_dims)
         for name, given in (("transforms", transforms), ("encoders", encoders)):
             n = n_layers - (name == "transforms")
             if given is not None and len(given) != n:
                 raise ValueError(f"{name} should be {n} networks, one per layer, had {len(given)}")
-        if covariance not in COVARIANCES:
+        if covariance not in tuple(COVARIANCES):
             raise ValueError(
                 f"covariance should be one of {tuple(COVARIANCES)}, was {covariance!r}"
             )

@@ -7,7 +7,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_layers, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix
 from ppl_vae.models.base import Model
 from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
 from ppl_vae.models.priors import StandardNormal
@@ -62,6 +62,7 @@ class HierarchicalVAE(Model):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_dims(x_dim=x_dim)
         check_layers(z_dims, hidden)
         self.x_dim, self.skip, self.n_layers = x_dim, skip, len(z_dims)
         inputs = [z_dims[i:] if skip else z_dims[i : i + 1] for i in range(len(z_dims))]

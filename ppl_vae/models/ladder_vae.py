@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_layers, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix
 from ppl_vae.models.base import Model
 from ppl_vae.models.distributions import LogVarNormal, log_var_of
 from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
@@ -33,7 +33,7 @@ class LadderVAE(Model):
 
     References:
         Sønderby, Raiko, Maaløe, Sønderby & Winther, "Ladder variational autoencoders", NeurIPS
-        2016, arXiv:1602.02282, sections 2.1 to 2.3. Sizes are those of its experiments.
+        2016, arXiv:1602.02282. Sizes are those of its experiments.
 
     Differs from the paper:
         Variances are exp of a linear map (the paper: softplus), as elsewhere in this library.
@@ -66,6 +66,7 @@ class LadderVAE(Model):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_dims(x_dim=x_dim)
         check_layers(z_dims, hidden)
         self.x_dim, self.n_layers = x_dim, len(z_dims)
         self.prior = prior or StandardNormal(z_dims[-1])

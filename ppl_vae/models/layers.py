@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_batch, check_whole
+from ppl_vae.checks import check_batch, check_dropout, check_hidden, check_whole
 
 ACTIVATIONS = ("softplus", "relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
 
@@ -107,12 +107,10 @@ class MLP(Network):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        in_dims = (in_dims,) if isinstance(in_dims, int) else tuple(in_dims)
-        if not isinstance(hidden, Sequence):
-            raise ValueError(f"hidden should be a sequence of sizes, was {hidden!r}")
-        for name, sizes in (("in_dims", in_dims), ("hidden", hidden)):
-            for size in sizes:
-                check_whole(name, size, 1)
+        in_dims = tuple(in_dims) if isinstance(in_dims, Sequence) else (in_dims,)
+        for size in in_dims:
+            check_whole("in_dims", size, 1)
+        check_hidden(hidden)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation should be one of {ACTIVATIONS}, was {activation!r}")
         if not hidden and len(in_dims) > 1:
@@ -125,8 +123,7 @@ class MLP(Network):
             self.layers.extend(nn.Linear(*sizes, bias) for sizes in pairwise(hidden))
         self.norms = nn.ModuleList(BatchNorm(size) for size in hidden if batch_norm)
         self.activation = activation
-        if not all(0 <= rate < 1 for rate in dropout):
-            raise ValueError(f"dropout should be two rates in [0, 1), was {dropout!r}")
+        check_dropout(dropout)
         self.dropout_in, self.dropout_hidden = dropout
 
     def forward(self, *inputs: Tensor) -> Tensor:

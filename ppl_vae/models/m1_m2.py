@@ -7,7 +7,7 @@ import pyro
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_labels, check_layers, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_labels, check_layers, check_matrix
 from ppl_vae.models.base import ClassifierMixin, Model
 from ppl_vae.models.nets import BernoulliNet, CategoricalNet, DiagNormalNet
 from ppl_vae.models.priors import StandardNormal, UniformCategorical
@@ -80,6 +80,7 @@ class M1M2(ClassifierMixin, Model):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_dims(x_dim=x_dim)
         check_layers(z_dims, hidden)
         if len(z_dims) != 2:
             raise ValueError(f"z_dims should be the sizes of z_1 and z_2, was {z_dims!r}")

@@ -7,7 +7,7 @@ import pyro
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_labels, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_labels, check_matrix
 from ppl_vae.models.base import ClassifierMixin, Model
 from ppl_vae.models.nets import BernoulliNet, CategoricalNet, DiagNormalNet
 from ppl_vae.models.priors import StandardNormal, UniformCategorical
@@ -57,6 +57,7 @@ class M2(ClassifierMixin, Model):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_dims(x_dim=x_dim, z_dim=z_dim)
         self.x_dim, self.n_classes = x_dim, n_classes
         self.label_prior = UniformCategorical(n_classes)
         self.prior = prior or StandardNormal(z_dim)

@@ -25,7 +25,7 @@ class RankOneNormal(dist.TorchDistribution):
 
     References:
         Rezende, Mohamed & Wierstra, "Stochastic Backpropagation and Approximate Inference in Deep
-        Generative Models", ICML 2014, arXiv:1401.4082, section 4.3 and the appendix on it.
+        Generative Models", ICML 2014, arXiv:1401.4082 (Gaussians with structured covariance).
 
     Args:
         loc: The mean, shape (..., dim).

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_layers, check_matrix, check_whole
+from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix, check_whole
 from ppl_vae.models.base import Model
 from ppl_vae.models.conditional import ConditionalModel
 from ppl_vae.models.layers import Network
@@ -34,6 +34,7 @@ class _Layers(Model):
         decoder: nn.Module | None,
     ) -> None:
         super().__init__()
+        check_dims(x_dim=x_dim)
         hidden = hidden if hidden or not isinstance(z_dims, Sequence) else ((),) * len(z_dims)
         check_layers(z_dims, hidden)
         check_whole("n_categories", n_categories, 2)

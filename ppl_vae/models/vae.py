@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_matrix
 from ppl_vae.models.base import Model
 from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
 from ppl_vae.models.priors import StandardNormal
@@ -49,6 +49,7 @@ class VAE(Model):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_dims(x_dim=x_dim, z_dim=z_dim)
         self.x_dim = x_dim
         self.prior = prior or StandardNormal(z_dim)
         self.encoder = encoder or DiagNormalNet(x_dim, z_dim, hidden, activation)

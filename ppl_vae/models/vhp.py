@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_hidden, check_matrix
 from ppl_vae.models.base import Model
 from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
 from ppl_vae.models.priors import StandardNormal
@@ -61,6 +61,8 @@ class VHP(Model):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_dims(x_dim=x_dim, z_dim=z_dim, zeta_dim=zeta_dim)
+        check_hidden(hidden)
         self.x_dim = x_dim
         self.hyperprior = hyperprior or StandardNormal(zeta_dim)
         self.prior = prior or DiagNormalNet(zeta_dim, z_dim, hidden[::-1], activation)

@@ -34,10 +34,14 @@ class Interrupt:
 
 
 @contextmanager
-def deferred() -> Iterator[Interrupt]:
+def deferred(once: bool = False) -> Iterator[Interrupt]:
     """Inside, Ctrl-C and SIGTERM are noted for the run to stop where it can; twice, they end it.
 
     Signals are the main thread's: elsewhere nothing is noted.
+
+    Args:
+        once: Whether a second signal counts nothing: where a cluster sends one to every process,
+            `torchrun` passes its own on, and each process gets two.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -48,9 +52,9 @@ def deferred() -> Iterator[Interrupt]:
     def note(number: int, frame: Any) -> None:
         if interrupt.asked is None:
             interrupt.asked = signal.Signals(number)
-            return
-        restore()
-        signal.raise_signal(number)
+        elif not once:
+            restore()
+            signal.raise_signal(number)
 
     def restore() -> None:
         for sign, handler in before.items():

@@ -3,12 +3,15 @@
 from abc import abstractmethod
 from typing import Any
 
-from ppl_vae.arguments import Remembers
+from ppl_vae.arguments import Remembers, as_call
 from ppl_vae.checks import check_fraction, check_positive, check_whole
 
 
 class Schedule(Remembers):
     """A number for each epoch; the first epoch is number 1."""
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     @abstractmethod
     def __call__(self, epoch: Any) -> Any:
@@ -22,7 +25,7 @@ class Warmup(Schedule):
 
     References:
         Sønderby, Raiko, Maaløe, Sønderby & Winther, "Ladder variational autoencoders", NeurIPS
-        2016, arXiv:1602.02282, section 2.3 (`epochs` is its N_t); Bowman et al., "Generating
+        2016, arXiv:1602.02282 (`epochs` is its N_t); Bowman et al., "Generating
         sentences from a continuous space", CoNLL 2016, arXiv:1511.06349, section 3.1.
 
     Args:

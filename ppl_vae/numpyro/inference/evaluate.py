@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpyro
 
 from ppl_vae.checks import check_whole, one_draw
+from ppl_vae.measures.estimates import Estimate
+from ppl_vae.measures.sites import check_kl_terms
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.inference.elbo import ELBO
@@ -52,39 +54,36 @@ def mean_loss(
 
 
 def kl_per_site(
-    model: Model, data: Any, *, batch_size: int = 1000, seed: int = 0
-) -> dict[str, float]:
-    """E_q[log q(z | ...) - log p(z | ...)] of each latent site, by name, in nats per datum.
+    model: Model, data: Any, *, k: int = 1, batch_size: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """E_q[log q(z | ...) - log p(z | ...)] of each latent site and datum, by name, in nats.
 
     Args:
         model: The pair.
         data: The argument of `model.model`, or a tuple of its arguments; of data that
             are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
+        k: Number of draws for each datum; of one its Monte Carlo error is not known (NaN).
         batch_size: Data that are looked at together; it bounds the memory.
         seed: Of the draws and the pixels.
 
     Raises:
-        ValueError: there is no latent site, or one is enumerated or lies outside the data plate.
+        ValueError: there is no latent site, or one is enumerated or lies outside the data plate, or
+            has a prior that depends on a site that the model alone enumerates.
     """
+    check_whole("k", k, 1)
     check_whole("batch_size", batch_size, 1)
     check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
     weight = next(iter(parameters(model).values()))
     batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)
-    totals: dict[str, float] = {}
+    terms: dict[str, list[Estimate]] = {}
     for number, start in enumerate(range(0, len(batches), batch_size)):
         key = jax.random.fold_in(jax.random.key(seed), number)
         batch = [array[start : start + batch_size] for array in batches.arrays]
         with numpyro.validation_enabled(False):
-            draws = draw(model.model, model.guide, *batch, key=key)
-        for name, site in sorted(draws.guide.items()):
-            if not site.local or site.enum_dim is not None:
-                raise ValueError(
-                    f"site {name!r} should be drawn in the data plate, was global or enumerated"
-                )
-            term = (site.log_prob - draws.model[name].log_prob).sum()
-            totals[name] = totals.get(name, 0.0) + float(term)
-    if not totals:
-        raise ValueError("guide should draw a latent site, of which there is a KL term, drew none")
-    return {name: total / len(batches) for name, total in totals.items()}
+            draws = draw(model.model, model.guide, *batch, k=k, key=key)
+        for name in check_kl_terms(draws.model, draws.guide):
+            term = draws.guide[name].log_prob - draws.model[name].log_prob
+            terms.setdefault(name, []).append(Estimate.of_draws(term))
+    return {name: Estimate.join(parts) for name, parts in terms.items()}

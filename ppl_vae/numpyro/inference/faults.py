@@ -13,6 +13,7 @@ from jax.extend.core import Literal
 from numpyro.primitives import Messenger
 
 from ppl_vae.numpyro.inference.draws import peel
+from ppl_vae.runs.faults import describe, of_parameter, of_site
 
 
 class Fault(FloatingPointError):
@@ -82,10 +83,10 @@ def warn_of_zeros(moved: Mapping[str, Array]) -> None:
         )
 
 
-def describe(
+def found(
     loss: float, loss_of: Callable[[Any], Array], parameters: Mapping[str, Array], where: str
 ) -> str:
-    """What is wrong with a step whose loss or gradient is not finite.
+    """What is wrong with a step, which is run again with the same draws, and not compiled.
 
     Args:
         loss: The loss.
@@ -93,27 +94,23 @@ def describe(
         parameters: These.
         where: The epoch and the batch.
     """
-    if not np.isfinite(loss):
-        return f"loss should be finite, was {loss} at {where}; {first_fault(loss_of, parameters)}"
-    # NumPyro's own checks would raise at the first NaN.
+    # NumPyro's own checks would raise at the first NaN and name neither site nor parameter.
     with numpyro.validation_enabled(False):
-        gradient = jax.grad(loss_of)(dict(parameters))
-    says = "every gradient was finite when the batch was run again"
-    for name, value in gradient.items():
-        kind = _kind_of_fault(value)
+        if np.isfinite(loss):
+            return describe(where, loss, _first_gradient(loss_of, parameters))
+        tap = _Tap()
+        with tap:
+            loss_of(parameters)
+    return describe(where, loss, tap.fault)
+
+
+def _first_gradient(loss_of: Callable[[Any], Array], parameters: Mapping[str, Array]) -> str | None:
+    """The first parameter whose gradient is not finite."""
+    for name, gradient in jax.grad(loss_of)(dict(parameters)).items():
+        kind = _kind_of_fault(gradient)
         if kind is not None:
-            says = f"first parameter at fault: {name!r}, whose gradient is {kind}"
-            break
-    return f"gradient should be finite, was not at {where}, of the loss {loss:g}; {says}"
-
-
-def first_fault(loss_of: Callable[[Any], Array], parameters: Mapping[str, Array]) -> str:
-    """Runs the loss again, not compiled, and says which site is the first to be not finite."""
-    tap = _Tap()
-    # NumPyro's own checks would raise at the first NaN and not name the site.
-    with numpyro.validation_enabled(False), tap:
-        loss_of(parameters)
-    return tap.fault or "every site was finite when the batch was run again"
+            return of_parameter(name, kind)
+    return None
 
 
 def _kind_of_fault(value: Any) -> str | None:
@@ -141,5 +138,5 @@ class _Tap(Messenger):  # type: ignore[misc]
         for what, value in looked_at.items():
             kind = None if value is None else _kind_of_fault(value)
             if kind is not None:
-                self.fault = f"first site at fault: {msg['name']!r}, whose {what} is {kind}"
+                self.fault = of_site(msg["name"], what, kind)
                 return

@@ -10,7 +10,6 @@ import jax
 from jax.sharding import Mesh
 from numpyro.infer import ELBO as NumPyroELBO
 
-from ppl_vae.checks import check_whole
 from ppl_vae.numpyro.inference.batches import as_tuple
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.epochs import farewell, train
@@ -20,6 +19,7 @@ from ppl_vae.numpyro.inference.placement import Placement
 from ppl_vae.numpyro.inference.trainer import Trainer
 from ppl_vae.numpyro.inference.updates import Stepping
 from ppl_vae.numpyro.models.base import Model
+from ppl_vae.runs.arguments import check_run, folder_of
 from ppl_vae.runs.checkpoints import Checkpoint, locked, remove, resuming
 from ppl_vae.runs.history import History, describe_run
 from ppl_vae.runs.interrupts import deferred
@@ -101,34 +101,23 @@ def fit(
             and the batch is in fault.safetensors beside it.
         SystemExit: SIGTERM or Ctrl-C ended the run; KeyboardInterrupt in an interactive session.
     """
-    for name, number, least in (
-        ("epochs", epochs, 1),
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
-    ):
-        check_whole(name, number, least)
+    check_run(epochs=epochs, batch_size=batch_size, seed=seed, resume=resume, progress=progress)
     stepping = Stepping(lr, optimizer, clip_norm, on_nan)
-    arrays = as_tuple(data)
-    given = _as_objective(objective)
+    folder, arrays, given = folder_of(out), as_tuple(data), _as_objective(objective)
     place = Placement.find(device, mesh)
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
         given.check(model, *as_tuple(validation))
-    folder = None if out is None else Path(out)
-    mine = folder if place.writes else None
-    trainer = Trainer(model, prepared, arrays, place, batch_size, stepping)
     settings = {"batch_size": batch_size, **stepping.described(), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
-    name = label or type(model).__name__
+    mine = folder if place.writes else None
     with locked(mine), deferred() as interrupt:
         find = partial(Checkpoint.find, folder, run, epochs)
         checkpoint = place.first_here_then_elsewhere(find) if resume else None
+        trainer = Trainer(model, prepared, arrays, place, batch_size, stepping)
+        metrics = _begin(trainer, checkpoint, folder)
         done = 0 if checkpoint is None else checkpoint.epoch
-        with resuming(folder):
-            trainer.start(checkpoint)
-        if checkpoint is None:
-            remove(mine)
-        metrics = Metrics(mine, done)
+        name = label or type(model).__name__
         with Progress(name, epochs, done, progress and place.writes) as bar:
             for epoch in range(done + 1, epochs + 1):
                 start = time.perf_counter()
@@ -143,6 +132,17 @@ def fit(
                 if epoch < epochs and place.anywhere(interrupt.asked is not None):
                     interrupt.stop(farewell(epoch, folder))
     return History(trainer.trained(), metrics.rows, mine)
+
+
+def _begin(trainer: Trainer, checkpoint: Checkpoint | None, folder: Path | None) -> Metrics:
+    """The rows of a run, which begins, or goes on where the checkpoint was made."""
+    mine = folder if trainer.place.writes else None
+    if checkpoint is None:
+        remove(mine)
+        return Metrics(mine, 0)
+    with resuming(folder):
+        trainer.restore(checkpoint)
+    return Metrics(mine, checkpoint.epoch)
 
 
 def _as_objective(objective: NumPyroELBO | None) -> Objective:

@@ -1,14 +1,15 @@
 """The log-likelihood of a trained model, as `ppl_vae.inference.log_likelihood`."""
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro
 from jax import Array, lax
 
-from ppl_vae.checks import check_choice, check_whole, one_draw
+from ppl_vae.checks import check_whole, one_draw
 from ppl_vae.measures.estimates import Estimate
+from ppl_vae.measures.likelihood import Method, Weighing, effort_of
 from ppl_vae.numpyro.inference import ais
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import draw
@@ -17,21 +18,19 @@ from ppl_vae.numpyro.inference.weights import log_weights
 from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
 from ppl_vae.settings.annealing import Annealing
 
-Method: TypeAlias = Literal["iw", "ais"]
-
 
 def log_likelihood(
     model: Model,
     data: Any,
-    k: int = 5000,
+    k: int | None = None,
     *,
     method: Method = "iw",
     batch_size: int = 100,
-    particles: int = 50,
-    chains: int = 16,
-    temperatures: int = 1000,
-    leapfrog_steps: int = 10,
-    adaptation: int = 100,
+    particles: int | None = None,
+    chains: int | None = None,
+    temperatures: int | None = None,
+    leapfrog_steps: int | None = None,
+    adaptation: int | None = None,
     seed: int = 0,
     max_plate_nesting: int = 1,
 ) -> Estimate:
@@ -41,26 +40,33 @@ def log_likelihood(
         model: The pair.
         data: The argument of `model.model`, or a tuple of its arguments; of data that are drawn
             anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
-        k: Of "iw": number of draws for each datum.
+        k: Of "iw": number of draws for each datum, by default 5000.
         method: "iw", importance sampling, or "ais", annealed importance sampling.
         batch_size: Data, and
-        particles: of "iw", draws for each of them, that are looked at together; they bound the
-            memory.
-        chains: Of "ais", as all that follows: number of chains for each datum.
-        temperatures: Number of temperatures T.
-        leapfrog_steps: Steps of a move; there is one move at each temperature.
-        adaptation: Number of temperatures of the run that finds the step sizes.
+        particles: of "iw", draws for each of them (50), that are looked at together; they bound
+            the memory.
+        chains: Of "ais", as all that follows: number of chains for each datum (16).
+        temperatures: Number of temperatures T (1000).
+        leapfrog_steps: Steps of a move (10); there is one move at each temperature.
+        adaptation: Number of temperatures of the run that finds the step sizes (100).
         seed: Of the draws and the pixels.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: the data are not the model's, or a latent variable lies outside the data plate;
+        ValueError: the data are not the model's, an argument is not such or is one of the other
+            method, or a latent variable lies outside the data plate;
             of "ais", a latent variable is discrete and not enumerated, or masked, or there is none.
     """
-    check_choice("method", method, get_args(Method))
-    for name, number in (("k", k), ("batch_size", batch_size), ("particles", particles)):
-        check_whole(name, number, 1)
-    annealing = Annealing(chains, temperatures, leapfrog_steps, adaptation)
+    effort = effort_of(
+        method,
+        k=k,
+        particles=particles,
+        chains=chains,
+        temperatures=temperatures,
+        leapfrog_steps=leapfrog_steps,
+        adaptation=adaptation,
+    )
+    check_whole("batch_size", batch_size, 1)
     check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
@@ -72,24 +78,26 @@ def log_likelihood(
     @jax.jit
     def of_batch(weights: Any, batch: Any, key: Array) -> tuple[Array, Array]:
         pair = with_parameters(model, weights)
-        if method == "iw":
-            return _weighted(pair, batch, k, particles, nesting, key)
-        return _annealed(pair, batch, annealing, nesting, key)
+        if isinstance(effort, Weighing):
+            return _weighted(pair, batch, effort, nesting, key)
+        return _annealed(pair, batch, effort, nesting, key)
 
+    weights_of_datum = effort.k if isinstance(effort, Weighing) else effort.chains
     parts = []
     for number, start in enumerate(range(0, len(batches), batch_size)):
         batch = [array[start : start + batch_size] for array in batches.arrays]
         key = jax.random.fold_in(jax.random.key(seed), number)
         with numpyro.validation_enabled(False):
             sums = of_batch(weights, batch, key)
-        parts.append(Estimate.of_weights(sums, k if method == "iw" else chains))
+        parts.append(Estimate.of_weights(sums, weights_of_datum))
     return Estimate.join(parts)
 
 
 def _weighted(
-    pair: Any, batch: Any, k: int, particles: int, nesting: int, key: Array
+    pair: Any, batch: Any, effort: Weighing, nesting: int, key: Array
 ) -> tuple[Array, Array]:
-    """Of a batch by `particles` draws at a time, of which only the sums are kept."""
+    """Of a batch by some draws at a time, of which only the sums are kept."""
+    k, particles = effort.k, effort.particles
 
     def chunk(number: Any, size: int) -> tuple[Array, Array]:
         settings = {"k": size, "max_plate_nesting": nesting}

@@ -11,6 +11,7 @@ from numpyro import handlers
 from numpyro.infer import ELBO as NumPyroELBO
 from numpyro.primitives import Messenger
 
+from ppl_vae.arguments import as_call
 from ppl_vae.checks import check_kind, check_whole
 from ppl_vae.numpyro.inference.draws import Program
 from ppl_vae.numpyro.models.base import buffers, check_model
@@ -37,6 +38,9 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
         self.k = k
         self.max_plate_nesting = max_plate_nesting
         self._state: Mapping[str, Array] = {}
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     @abstractmethod
     def differentiable_loss(

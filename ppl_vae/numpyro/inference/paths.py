@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from ppl_vae.numpyro.inference.draws import Draws, Program, draw
@@ -81,23 +80,26 @@ class PathObjective(Objective):
         def run() -> Draws:
             return draw(model, guide, *data, k=self.num_particles, **settings)
 
-        draws = run()
+        held = _Held()
+        with held:
+            draws = run()
         self.check_draws(draws)
-        log_w, paths = _with_paths(draws, run)
+        log_w, paths = _with_paths(draws, held.values, run)
         scale = scale_of(draws)
         value = lax.stop_gradient((scale * self.value(log_w)).sum())
         surrogate = self.surrogate(draws, log_w, scale, paths)
         return value + (surrogate - lax.stop_gradient(surrogate))
 
 
-def _with_paths(draws: Draws, run: Callable[[], Draws]) -> tuple[Array, Paths]:
+def _with_paths(
+    draws: Draws, held: Mapping[str, Any], run: Callable[[], Draws]
+) -> tuple[Array, Paths]:
     """log w as a function of the draws, by running the programs again at their values."""
     values = {site.name: lax.stop_gradient(site.value) for site in latents(draws)}
     drawn = {site.name: site.value for site in latents(draws) if not site.scored}
 
     def at(cut: dict[str, Array]) -> tuple[Array, Array]:
-        # The first run has written to mutable sites (running statistics), this one does not.
-        with handlers.block(hide_fn=_is_mutable), _Given({**values, **cut}):
+        with _Given({**values, **cut}, held):
             again = run()
         return log_weights(again), log_guide(again)
 
@@ -106,17 +108,35 @@ def _with_paths(draws: Draws, run: Callable[[], Draws]) -> tuple[Array, Paths]:
     return log_w, Paths(drawn, cut, log_q, lambda weight: vjp(weight)[0])
 
 
-def _is_mutable(msg: Any) -> bool:
-    return bool(msg["type"] == "mutable")
+class _Held(Messenger):  # type: ignore[misc]
+    """Keeps what mutable sites (running statistics) hold before a run writes to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, Any] = {}
+
+    def postprocess_message(self, msg: Any) -> None:
+        if msg["type"] == "mutable" and msg["name"] not in self.values:
+            self.values[msg["name"]] = _copy(msg["value"])
 
 
 class _Given(Messenger):  # type: ignore[misc]
-    """Gives the guide's draws their values; around all, so that random keys are as without it."""
+    """Gives the guide's draws their values; around all, so that random keys are as without it.
 
-    def __init__(self, values: Mapping[str, Array]) -> None:
+    Mutable sites hold what they did before the first run, and what this one writes is not kept.
+    """
+
+    def __init__(self, values: Mapping[str, Array], held: Mapping[str, Any]) -> None:
         super().__init__()
-        self.values = values
+        self.values, self.held = values, {name: _copy(value) for name, value in held.items()}
 
     def process_message(self, msg: Any) -> None:
-        if msg["type"] == "sample" and not msg["is_observed"] and msg["value"] is None:
+        if msg["type"] == "mutable":
+            msg["value"], msg["stop"] = self.held[msg["name"]], True
+        elif msg["type"] == "sample" and not msg["is_observed"] and msg["value"] is None:
             msg["value"] = self.values.get(msg["name"])
+
+
+def _copy(held: Any) -> Any:
+    """Other containers, of the same arrays."""
+    return jax.tree.map(lambda array: array, held)

@@ -1,6 +1,7 @@
 """Learning from labelled and unlabelled data together, as `ppl_vae.inference.semi_supervised`."""
 
 import copy
+from numbers import Real
 from typing import Any, Self
 
 import jax
@@ -52,7 +53,8 @@ class SemiSupervised(Objective):
         super().__init__(k, max_plate_nesting=max_plate_nesting)
         check_at_least("alpha", alpha, 0)
         check_whole("labelled_per_batch", labelled_per_batch, 1)
-        if labelled_fraction is not None and not 0 <= labelled_fraction <= 1:
+        fraction: Any = labelled_fraction  # which may be anything
+        if fraction is not None and not (isinstance(fraction, Real) and 0 <= float(fraction) <= 1):
             raise ValueError(f"labelled_fraction should lie in [0, 1], was {labelled_fraction!r}")
         if labelled_first is not None:
             check_whole("labelled_first", labelled_first, 0)

@@ -17,6 +17,7 @@ from ppl_vae.numpyro.inference.steps import NETWORK, Steps, place_of
 from ppl_vae.numpyro.inference.updates import Stepping, Weights
 from ppl_vae.numpyro.models.base import Model, buffers, parameters, with_parameters
 from ppl_vae.runs.checkpoints import Checkpoint, part
+from ppl_vae.runs.faults import nothing_left
 from ppl_vae.settings.turns import Turn
 from ppl_vae.stored import check_arrays
 
@@ -58,13 +59,11 @@ class Trainer:
         self.new = True
         place.check_sizes(len(self._order(np.random.default_rng(0))[0]))
 
-    def start(self, checkpoint: Checkpoint | None) -> None:
-        """Begins a run, or goes on where the checkpoint was made.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on where the checkpoint was made.
 
         There are no random states: order and draws of an epoch follow from the seed and its number.
         """
-        if checkpoint is None:
-            return
         self.new = False
         weights = part(checkpoint.arrays, "model")
         weights |= {NETWORK + n: a for n, a in part(checkpoint.arrays, "network").items()}
@@ -91,7 +90,7 @@ class Trainer:
             )
 
     def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
-        """Everything that `start` needs to go on after `epoch`."""
+        """Everything that `restore` needs to go on after `epoch`."""
         arrays = {}
         for name, value in (self.weights | self.buffers).items():
             own = name.removeprefix(NETWORK)
@@ -172,10 +171,9 @@ class Trainer:
         def loss_of(part: Weights) -> Array:
             return steps.loss({**weights, **part}, statistics, state, data, index, key, epoch)[0]
 
-        says = faults.describe(loss, loss_of, {name: weights[name] for name in names}, where)
+        says = faults.found(loss, loss_of, {name: weights[name] for name in names}, where)
         if self.on_nan == "skip":
-            says = f"every step of epoch {epoch} was skipped; of the first, {says}"
-        says += ". The checkpoint of the last epoch, if there is one, is good"
+            says = nothing_left(epoch, says)
         return faults.Fault(says, index, steps.batch(data, index, key)[0])
 
     def _order(self, generator: np.random.Generator) -> list[np.ndarray]:

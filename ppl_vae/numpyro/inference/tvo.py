@@ -39,7 +39,7 @@ class TVO(PathObjective):
         check_whole("k", k, 2)
         check_choice("bound", bound, get_args(Bound))
         super().__init__(k, max_plate_nesting=max_plate_nesting)
-        self.edges, self.bound = edges_of(partitions), bound
+        self.partitions, self.bound = edges_of(partitions), bound
 
     def value(self, log_w: Array) -> Array:
         _, width, share = self._heated(log_w)
@@ -60,7 +60,7 @@ class TVO(PathObjective):
 
     def _heated(self, log_w: Array) -> tuple[Array, Array, Array]:
         """beta and its interval's width, (P, 1, 1), and the v_i at each beta, (P, K, N)."""
-        edges = jnp.asarray(self.edges, log_w.dtype)[:, None, None]
+        edges = jnp.asarray(self.partitions, log_w.dtype)[:, None, None]
         beta = edges[1:] if self.bound == "upper" else edges[:-1]
         # Compiled, a product and a difference are one operation: they are not rounded alike.
         share = jax.nn.softmax(beta * (log_w - log_w.max(0)), axis=1)

@@ -38,7 +38,7 @@ def log_weights(draws: Draws) -> Array:
         return summed
     # Some were broadcast over enumerated values.
     mask = min((site.mask for site in draws.model.values()), key=_dims)
-    if not all(_same_mask(site.mask, mask) for site in draws.model.values()):
+    if not all(_same_mask(site.mask, mask) for site in (*draws.model.values(), *latents(draws))):
         raise ValueError("all sites should have one mask where one that is summed over has a mask")
     # The mask once more: a masked datum's sum over C classes is log C, where it should be nothing.
     masked: Array = scale_and_mask(summed, mask=mask)

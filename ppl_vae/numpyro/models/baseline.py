@@ -6,7 +6,7 @@ from typing import Any
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_dims
 from ppl_vae.numpyro.models.conditional import ConditionalModel
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional
 
@@ -36,7 +36,7 @@ class Baseline(ConditionalModel):
         baseline: Conditional | None = None,
         key: Array,
     ) -> None:
-        check_whole("c_dim", c_dim, 1)
+        check_dims(x_dim=x_dim, c_dim=c_dim)
         self.x_dim, self.c_dim = x_dim, c_dim
         self.baseline = baseline or BernoulliNet(c_dim, x_dim, hidden, activation, key=key)
 

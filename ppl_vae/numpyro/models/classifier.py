@@ -7,7 +7,7 @@ import equinox as eqx
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_labels, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_labels, check_matrix
 from ppl_vae.numpyro.models.base import ClassifierMixin, Model
 from ppl_vae.numpyro.models.nets import CategoricalNet, Conditional
 
@@ -38,6 +38,7 @@ class Classifier(ClassifierMixin, Model):
         classifier: Conditional | None = None,
         key: Array,
     ) -> None:
+        check_dims(x_dim=x_dim)
         self.x_dim, self.n_classes = x_dim, n_classes
         self.classifier = classifier or CategoricalNet(
             x_dim, n_classes, hidden, activation, key=key

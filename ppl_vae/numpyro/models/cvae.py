@@ -8,7 +8,7 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_dims
 from ppl_vae.numpyro.models.conditional import ConditionalModel
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
 
@@ -56,7 +56,7 @@ class GSNN(ConditionalModel):
         key: Array,
     ) -> None:
         for_prior, for_decoder = jax.random.split(key)
-        check_whole("c_dim", c_dim, 1)
+        check_dims(x_dim=x_dim, c_dim=c_dim, z_dim=z_dim)
         self.x_dim, self.c_dim, self.decoder_sees_c = x_dim, c_dim, decoder_sees_c
         seen = (c_dim,) if baseline is None else (c_dim, x_dim)
         self.prior = prior or DiagNormalNet(seen, z_dim, hidden, activation, key=for_prior)

@@ -9,7 +9,7 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_layers, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.layers import MLP, Linear, Network
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
@@ -67,13 +67,14 @@ class DLGM(Model):
         decoder: Conditional | None = None,
         key: Array,
     ) -> None:
+        check_dims(x_dim=x_dim)
         check_layers(z_dims, hidden)
         n_layers = len(z_dims)
         for name, given in (("transforms", transforms), ("encoders", encoders)):
             n = n_layers - (name == "transforms")
             if given is not None and len(given) != n:
                 raise ValueError(f"{name} should be {n} networks, one per layer, had {len(given)}")
-        if covariance not in COVARIANCES:
+        if covariance not in tuple(COVARIANCES):
             raise ValueError(
                 f"covariance should be one of {tuple(COVARIANCES)}, was {covariance!r}"
             )

@@ -9,7 +9,7 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_layers, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.priors import StandardNormal
@@ -60,6 +60,7 @@ class HierarchicalVAE(Model):
         decoder: Conditional | None = None,
         key: Array,
     ) -> None:
+        check_dims(x_dim=x_dim)
         check_layers(z_dims, hidden)
         self.x_dim, self.skip, self.n_layers = x_dim, skip, len(z_dims)
         inputs = [z_dims[i:] if skip else z_dims[i : i + 1] for i in range(len(z_dims))]

@@ -9,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_layers, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.distributions import LogVarNormal, log_var_of
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
@@ -58,6 +58,7 @@ class LadderVAE(Model):
         decoder: Conditional | None = None,
         key: Array,
     ) -> None:
+        check_dims(x_dim=x_dim)
         check_layers(z_dims, hidden)
         self.x_dim, self.n_layers = x_dim, len(z_dims)
         for_decoder, *keys = jax.random.split(key, 2 * len(z_dims))

@@ -18,7 +18,7 @@ import numpyro
 from jax import Array
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_batch, check_whole
+from ppl_vae.checks import check_batch, check_dropout, check_hidden, check_whole
 
 
 def _leaky_relu(x: Array) -> Array:
@@ -194,14 +194,12 @@ class MLP(Network):
         *,
         key: Array,
     ) -> None:
-        in_dims = (in_dims,) if isinstance(in_dims, int) else tuple(in_dims)
-        if not isinstance(hidden, Sequence):
-            raise ValueError(f"hidden should be a sequence of sizes, was {hidden!r}")
-        for name, sizes in (("in_dims", in_dims), ("hidden", hidden)):
-            for size in sizes:
-                check_whole(name, size, 1)
-        if activation not in ACTIVATIONS:
-            known = tuple(ACTIVATIONS)
+        in_dims = tuple(in_dims) if isinstance(in_dims, Sequence) else (in_dims,)
+        for size in in_dims:
+            check_whole("in_dims", size, 1)
+        check_hidden(hidden)
+        known = tuple(ACTIVATIONS)
+        if activation not in known:
             raise ValueError(f"activation should be one of {known}, was {activation!r}")
         if not hidden and len(in_dims) > 1:
             raise ValueError(f"hidden should name a layer to join {len(in_dims)} inputs, was empty")
@@ -217,8 +215,7 @@ class MLP(Network):
         self.layers = tuple(layers)
         self.norms = tuple(BatchNorm(size) for size in hidden if batch_norm)
         self.activation = activation
-        if not all(0 <= rate < 1 for rate in dropout):
-            raise ValueError(f"dropout should be two rates in [0, 1), was {dropout!r}")
+        check_dropout(dropout)
         self.dropout_in, self.dropout_hidden = dropout
 
     def __call__(self, *inputs: Array) -> Array:

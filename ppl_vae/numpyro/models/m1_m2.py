@@ -8,7 +8,7 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_labels, check_layers, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_labels, check_layers, check_matrix
 from ppl_vae.numpyro.models.base import ClassifierMixin, Model
 from ppl_vae.numpyro.models.nets import BernoulliNet, CategoricalNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.priors import StandardNormal, UniformCategorical
@@ -62,6 +62,7 @@ class M1M2(ClassifierMixin, Model):
         decoder: Conditional | None = None,
         key: Array,
     ) -> None:
+        check_dims(x_dim=x_dim)
         check_layers(z_dims, hidden)
         if len(z_dims) != 2:
             raise ValueError(f"z_dims should be the sizes of z_1 and z_2, was {z_dims!r}")

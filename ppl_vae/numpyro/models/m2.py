@@ -8,7 +8,7 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_labels, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_labels, check_matrix
 from ppl_vae.numpyro.models.base import ClassifierMixin, Model
 from ppl_vae.numpyro.models.nets import BernoulliNet, CategoricalNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.priors import StandardNormal, UniformCategorical
@@ -55,6 +55,7 @@ class M2(ClassifierMixin, Model):
         decoder: Conditional | None = None,
         key: Array,
     ) -> None:
+        check_dims(x_dim=x_dim, z_dim=z_dim)
         keys = jax.random.split(key, 3)
         self.x_dim, self.n_classes = x_dim, n_classes
         self.label_prior = UniformCategorical(n_classes)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_layers, check_matrix, check_whole
+from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix, check_whole
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.conditional import ConditionalModel
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, FactorisedCategoricalNet
@@ -42,6 +42,7 @@ class _Layers(Model):
         decoder: Conditional | None,
         key: Array,
     ) -> None:
+        check_dims(x_dim=x_dim)
         hidden = hidden if hidden or not isinstance(z_dims, Sequence) else ((),) * len(z_dims)
         check_layers(z_dims, hidden)
         check_whole("n_categories", n_categories, 2)

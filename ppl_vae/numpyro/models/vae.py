@@ -8,7 +8,7 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_matrix
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.priors import StandardNormal
@@ -48,6 +48,7 @@ class VAE(Model):
         decoder: Conditional | None = None,
         key: Array,
     ) -> None:
+        check_dims(x_dim=x_dim, z_dim=z_dim)
         for_encoder, for_decoder = jax.random.split(key)
         self.x_dim = x_dim
         self.prior = prior or StandardNormal(z_dim)

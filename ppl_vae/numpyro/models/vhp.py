@@ -8,7 +8,7 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_matrix
+from ppl_vae.checks import check_arguments, check_dims, check_hidden, check_matrix
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.priors import StandardNormal
@@ -57,6 +57,8 @@ class VHP(Model):
         decoder: Conditional | None = None,
         key: Array,
     ) -> None:
+        check_dims(x_dim=x_dim, z_dim=z_dim, zeta_dim=zeta_dim)
+        check_hidden(hidden)
         keys = jax.random.split(key, 4)
         self.x_dim = x_dim
         self.hyperprior = hyperprior or StandardNormal(zeta_dim)
