@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from operator import is_not
 from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ DEEP = 8
 """How many objects and containers inside of one another are looked into."""
 CLOCKS = {time.time, time.time_ns, time.monotonic, time.perf_counter, time.process_time}
 SEEDS = (torch.random.manual_seed, torch.random.get_rng_state, torch.random.set_rng_state)
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+CONTAINERS = ("_parameters", "_buffers", "_modules", *HOOKS)
+"""What a module holds in dictionaries, which are never replaced themselves."""
 OTHERS = sys.stdlib_module_names | {"torch", "pyro", "numpy", "ppl_vae"}
 """Packages whose variables are constants."""
 
@@ -36,8 +40,8 @@ class Place(NamedTuple):
 
     holder: str
     names: Sequence[Any]
-    values: tuple[Any, ...]
-    read: Callable[[], tuple[Any, ...]]
+    values: Sequence[Any]
+    read: Callable[[], Sequence[Any]]
 
 
 class Frozen:
@@ -54,6 +58,7 @@ class Frozen:
 
     def __init__(self, objects: Sequence[object], tensors: Sequence[Tensor]) -> None:
         self.places: list[Place] = []
+        self.values: list[Any] = []
         self.empty: list[Any] = []
         self.contents: list[tuple[str, Any, Any]] = []
         self.known = {id(tensor) for tensor in tensors}
@@ -69,21 +74,22 @@ class Frozen:
         own = [name for name in new if not isinstance(variables.get(name), kinds)]
         if own:
             where = f"file {variables.get('__name__')}"
-            read = lambda: tuple([variables.get(name) for name in own])  # noqa: E731
+            read = lambda: list(map(variables.get, own))  # noqa: E731
             self._add(where, own, read, DEEP - 2)
 
     def changed(self) -> str | None:
         """The first thing that is not what it was, in words, or None."""
-        for place in self.places:
-            now = place.read()
-            if len(now) < len(place.values) or any(map(is_not, now, place.values)):
+        # In one go, for it is asked before every step; most often all is as it was.
+        values = list(chain.from_iterable([place.read() for place in self.places]))
+        if len(values) != len(self.values) or any(map(is_not, values, self.values)):
+            for place in self.places:
+                now = place.read()
                 was = zip(place.names, place.values, strict=True)
                 for number, (name, value) in enumerate(was):
                     if number >= len(now) or not _same(now[number], value):
                         return f"{name!r} of its {place.holder}"
-        for things in self.empty:
-            if things:
-                return f"what a {type(things).__name__} of it holds"
+        if any(self.empty):
+            return f"what a {type(next(filter(None, self.empty))).__name__} of it holds"
         for what, value, content in self.contents:
             if _content(value) != content:
                 return what
@@ -102,41 +108,49 @@ class Frozen:
             return
         self.known.add(id(value))
         names, read = found
+        for container in (vars(value)[name] for name in CONTAINERS if isinstance(value, nn.Module)):
+            self._look_into(type(value).__name__, container, depth + 1)
         if not names and isinstance(value, dict | list):
             self.empty.append(value)
-        elif len(names) < LONG:
+        elif 0 < len(names) < LONG:
             own = holder if isinstance(value, dict | list | tuple | set) else type(value).__name__
             self._add(own, names, read, depth)
 
     def _add(
-        self, holder: str, names: Sequence[Any], read: Callable[[], tuple[Any, ...]], depth: int
+        self, holder: str, names: Sequence[Any], read: Callable[[], Sequence[Any]], depth: int
     ) -> None:
         values = read()
-        self.places.append(Place(holder, names, values, read))
+        if not isinstance(values, tuple):  # which stays as it is
+            self.places.append(Place(holder, names, values, read))
+            self.values.extend(values)
         for name, value in zip(names, values, strict=True):
             inner = f"{name!r} of its {holder}" if _content(value) is not None else holder
             self._look_into(inner, value, depth + 1)
 
 
-def _held(value: Any) -> tuple[Sequence[Any], Callable[[], tuple[Any, ...]]] | None:
+def _held(value: Any) -> tuple[Sequence[Any], Callable[[], Sequence[Any]]] | None:
     """The names of what an object or a container holds, and what reads it; None of others."""
     if isinstance(value, dict):
-        return list(value), lambda: tuple(value.values())
-    if isinstance(value, list | tuple | set):
-        return range(len(value)), lambda: tuple(value)
+        return list(value), lambda: list(value.values())
+    if isinstance(value, tuple):
+        return range(len(value)), lambda: value
+    if isinstance(value, list | set):
+        return range(len(value)), lambda: list(value)
     if isinstance(value, functools.partial):
-        return ("func", "args", "keywords"), lambda: (value.func, value.args, value.keywords)
+        return ("func", "args", "keywords"), lambda: [value.func, value.args, value.keywords]
     if isinstance(value, MethodType):
-        return ("function", "object"), lambda: (value.__func__, value.__self__)
+        return ("function", "object"), lambda: [value.__func__, value.__self__]
     if isinstance(value, FunctionType):
         cells = value.__closure__ or ()
-        read = lambda: tuple([getattr(cell, "cell_contents", None) for cell in cells])  # noqa: E731
+        read = lambda: [getattr(cell, "cell_contents", None) for cell in cells]  # noqa: E731
         return value.__code__.co_freevars, read
     opened = isinstance(value, nn.Module | Remembers | ELBO) or _of_a_user(type(value).__module__)
     if not opened or isinstance(value, type | Tensor) or not hasattr(value, "__dict__"):
         return None
     held = vars(value)
-    return list(held), lambda: tuple(held.values())
+    others = {*vars(nn.Module()), "arguments"} if isinstance(value, nn.Module | Remembers) else ()
+    names = [name for name in held if name not in others]
+    return names, lambda: list(map(held.get, names))
 
 
 def _content(value: Any) -> Any:
