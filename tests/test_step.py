@@ -258,12 +258,12 @@ class Careless(Model):
 
 
 REFUSED = {
-    "looks": 'if self.what == "looks" and x.sum',
+    "looks": r'the program looks at a value .*if self.what == "looks" and x.sum',
     "item": r"dist.Normal\(loc, scale\)",
     "python": "draws from Python's or NumPy's random numbers",
     "numpy": "draws from Python's or NumPy's random numbers",
     "counts": "the program changes 'calls' of its Careless, which a graph would freeze",
-    "outside": "loc = z . self.outside",
+    "outside": r"uses a tensor that is no parameter, buffer or argument .*loc = z . self.outside",
 }
 
 

@@ -19,6 +19,14 @@ Function = Callable[..., Any]
 Saved = tuple[dict[str, Tensor | None], str, Tensor, Tensor]
 
 
+REASONS = {
+    "DataDependent": "looks at a value",
+    ".numpy() is not supported": "looks at values, as a NumPy array",
+    "Please convert all Tensors": "uses a tensor that is no parameter, buffer or argument",
+}
+"""What torch's errors mean for a program."""
+
+
 class CannotCapture(ValueError):
     """A program is not one graph: it looks at a value on its way, or uses other random numbers."""
 
@@ -181,5 +189,8 @@ def _reason(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     outside = [f for f in frames if "/torch/" not in f.filename and "/pyro/" not in f.filename]
     place = f" ({outside[-1].filename}:{outside[-1].lineno}: {outside[-1].line})" if outside else ""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}{place}"
+    text = str(error).strip().partition("\n")[0]
+    for sign, words in REASONS.items():
+        if sign in f"{type(error).__name__}: {text}":
+            return f"the program {words}{place}"
+    return f"{type(error).__name__}: {text}{place}"

@@ -77,7 +77,9 @@ class Captured:
                 self.graphs[key] = self._compiled(arguments)
         except CannotCapture as error:
             if self.compile is True:
-                raise
+                raise CannotCapture(
+                    f"compile should be False or 'auto' here, was True: {error}"
+                ) from error
             self.refused = str(error)
             log.warning("evaluation is not compiled: %s", error)
             return None

@@ -139,7 +139,9 @@ class Step:
             return self._graph(batch, group)
         except CannotCapture as error:
             if self.compile is True:
-                raise
+                raise CannotCapture(
+                    f"compile should be False or 'auto' here, was True: {error}"
+                ) from error
             self.refused = str(error)
             log.warning("steps are not compiled: %s", error)
             return None
