@@ -2,9 +2,13 @@
 
 import inspect
 import reprlib
-from collections.abc import Callable, Mapping
-from types import UnionType
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin
+
+from ppl_vae.checks import check_flag
+
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Remembers:
@@ -17,6 +21,10 @@ class Remembers:
     A class is found by its name among the classes that are defined at that moment. A file can
     therefore never import or execute anything, and a model of your own must be defined before its
     file is loaded. `backend` keeps the Pyro and the NumPyro class of one name apart.
+
+    What `__init__` annotates as `bool`, or as networks (`nn.Module | None`, a `Callable`, a
+    `Sequence` of these), is checked when an instance is made: a ValueError names the argument that
+    is something else.
     """
 
     backend: ClassVar[str] = ""
@@ -37,6 +45,8 @@ class Remembers:
             return self
         bound.apply_defaults()
         values = dict(list(bound.arguments.items())[1:])
+        for name, value in values.items():
+            _check_given(bound.signature.parameters[name], value)
         object.__setattr__(self, "arguments", values)
         return self
 
@@ -79,7 +89,6 @@ class Remembers:
                 f"program, was {reprlib.repr(name)}"
             )
         values = {key: cls._from_json(value, extra) for key, value in arguments.items()}
-        _check_parts(known, values)
         try:
             return known(**values, **extra)
         except ValueError:
@@ -101,18 +110,46 @@ class Remembers:
         return value
 
 
-def _check_parts(known: type, values: Mapping[str, Any]) -> None:
-    """Where `__init__` asks for an object, a network say, nothing else is handed to it."""
-    for name, parameter in inspect.signature(known).parameters.items():
-        annotation = parameter.annotation
-        either = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-        kinds = tuple(Callable if get_origin(kind) is Callable else kind for kind in either)
-        plain = all(isinstance(kind, type) for kind in kinds) and annotation is not parameter.empty
-        if not plain or all(kind.__module__ == "builtins" for kind in kinds) or name not in values:
-            continue
-        if not isinstance(values[name], kinds):
-            wanted = " or ".join(kind.__name__ for kind in kinds)
-            raise ValueError(f"{name} should be {wanted}, was {reprlib.repr(values[name])}")
+def _check_given(parameter: inspect.Parameter, value: Any) -> None:
+    """Flags are True or False; where a network is asked for, nothing else is handed in."""
+    name, annotation = parameter.name, parameter.annotation
+    if value is parameter.default or parameter.kind in VARIABLE:
+        return
+    if annotation is bool:
+        check_flag(name, value)
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    of_networks = all(kind is NoneType or _is_of_networks(kind) for kind in kinds)
+    if of_networks and not any(_is_one(value, kind) for kind in kinds):
+        wanted = " or ".join(map(_called, kinds))
+        was = " ".join(reprlib.repr(value).split())  # that of a torch module has many lines
+        raise ValueError(f"{name} should be {wanted}, was {was}")
+
+
+def _is_of_networks(kind: Any) -> bool:
+    """Whether an annotation is a class whose instances are called, or a sequence of such."""
+    if get_origin(kind) is Sequence:
+        return _is_of_networks(get_args(kind)[0])
+    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+        return get_origin(kind) is Callable
+    return any("__call__" in base.__dict__ for base in kind.__mro__)
+
+
+def _is_one(value: Any, kind: Any) -> bool:
+    """Whether a value is of the kind, in the place of networks."""
+    if get_origin(kind) is Sequence:
+        several = isinstance(value, Iterable) and isinstance(value, Sized)
+        return several and all(_is_one(part, get_args(kind)[0]) for part in value)
+    if get_origin(kind) is Callable:
+        return callable(value) and not isinstance(value, type)  # a network is made before
+    return isinstance(value, kind)
+
+
+def _called(kind: Any) -> str:
+    if get_origin(kind) is Sequence:
+        return f"a sequence of {_called(get_args(kind)[0])}"
+    if kind is NoneType:
+        return "None"
+    return "Callable" if get_origin(kind) is Callable else str(kind.__name__)
 
 
 def as_call(made: object) -> str:

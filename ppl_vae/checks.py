@@ -1,6 +1,7 @@
 """Checks of what a user hands in, for both backends: one `ValueError` that names the argument."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any
@@ -31,8 +32,17 @@ def mean_of(value: Any) -> Any:
 
 def one_draw(data: tuple[Any, ...], seed: int) -> list[Any]:
     """`data` with one draw of what is drawn anew, by the seed: the same in both backends."""
-    check_whole("seed", seed, 0)
+    check_seed(seed)
     return [x.sample(seed) if drawn_by(x) else x for x in data]
+
+
+@contextmanager
+def as_argument(name: str) -> Iterator[None]:
+    """What is said of data within names their argument first, where several arguments hold data."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name} should be data like those of the model, but {error}") from error
 
 
 def check_lengths(*data: Any) -> int:
@@ -167,6 +177,11 @@ def check_seed(seed: Any) -> None:
     check_whole("seed", seed, 0)
     if seed >= 2**32:
         raise ValueError(f"seed should be below 2**32, was {seed!r}")
+
+
+def next_seed(seed: int) -> int:
+    """Another seed, of draws that are independent of those by this one."""
+    return (seed + 1) % 2**32
 
 
 def check_dims(**dims: Any) -> None:

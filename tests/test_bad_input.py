@@ -1,24 +1,29 @@
 """One table of what users hand in by mistake: the error names the argument, and what it was.
 
-The rows that both backends share are in `bad_input.py`.
+The rows that both backends share are in `bad_input.py`, of the files that it imports.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 import torch
-from bad_input import ROWS, Row, X, Y, needs, of_vae, train
+from bad_calls import Row, X, Y, of_vae, train
+from bad_input import ROWS, needs
 from example_support import EXAMPLES, Run, refused
 from pyro.infer import Trace_ELBO
 from support import CASE, equal, make, weights
+from torch import nn
 
 import ppl_vae.inference
 import ppl_vae.models
 from ppl_vae import Model, fit, plots
 from ppl_vae.data import Dynamic, Images, NormalFeatures, digits, hide_labels, mnist
+from ppl_vae.models import MLP
+from ppl_vae.models.layers import Network
 
 
 class Pyro:
@@ -67,6 +72,51 @@ def test_one_value_error_that_names_the_argument(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def flags_and_networks(room: Any) -> Iterator[str]:
+    """What is annotated as a flag or as networks in the classes of a catalogue."""
+    for name, made in vars(room).items():
+        if isinstance(made, type):
+            for parameter in inspect.signature(made.__init__).parameters.values():
+                asked = parameter.annotation
+                if asked is bool or "nn.modules.module.Module" in str(asked):
+                    yield f"{parameter.name}-{name}"
+
+
+def test_every_flag_and_network_has_a_row() -> None:
+    asked = {*flags_and_networks(ppl_vae.models), *flags_and_networks(ppl_vae.inference)}
+    assert len(asked) > 50
+    assert asked <= {*ROWS}
+
+
+class Callback(Protocol):
+    """What has no class that could be asked for at run time."""
+
+    def __call__(self, x: Any) -> Any: ...
+
+
+class Own(Network):
+    """Asks for what the check of networks must not refuse."""
+
+    def __init__(
+        self,
+        *parts: nn.Module,
+        scale: nn.Module | float = 1.0,
+        callback: Callback | None = None,
+        stack: Sequence[nn.Module] | None = None,
+        unset: nn.Module = None,  # type: ignore[assignment]
+    ) -> None:
+        super().__init__()
+
+
+def test_a_class_of_your_own_may_ask_for_other_things() -> None:
+    part = MLP(3, (4,))
+    Own(part, part, scale=2, callback=len, stack=nn.ModuleList([part]), unset=part)
+    with pytest.raises(ValueError, match="unset should be Module, was 'a'"):
+        Own(unset="a")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"stack .*sequence of Module or None, was \[.*, 3\]"):
+        Own(stack=[part, 3])  # type: ignore[list-item]
+
+
 IMAGES = Images(X, Y.astype(np.int64), (2, 3), 3, "toy", "none")
 OF_DATA: dict[str, tuple[Callable[[], Any], str]] = {
     "grey levels": (lambda: Dynamic(2 * X), r"probs should be in \[0, 1\], was in \[0.0, 2.0\]"),
@@ -75,8 +125,11 @@ OF_DATA: dict[str, tuple[Callable[[], Any], str]] = {
     "scales": (lambda: NormalFeatures(X, X - 2), r"scale should .*\[0, inf\], lay in \[-2, -1\]"),
     "active": (lambda: NormalFeatures(X, X).active(9.0), "threshold should be less .*was 9.0"),
     "split": (lambda: IMAGES.split(2, 0), r"n should be in 3..21.*was 2"),
+    "split by a fraction": (lambda: IMAGES.split(2.5, 0), "n should be a whole.*was 2.5"),
     "split seed": (lambda: IMAGES.split(9, -1), "seed should be a whole.*at least 0, was -1"),
     "labels": (lambda: hide_labels(Y, 2, 0, 3), r"n_labels should be in 3..24.*was 2"),
+    "labels by a fraction": (lambda: hide_labels(Y, 9.5, 0, 3), "n_labels .*whole.*was 9.5"),
+    "labels of classes": (lambda: hide_labels(Y, 9, 0, 3.5), "n_classes .*whole.*was 3.5"),
     "labels seed": (lambda: hide_labels(Y, 9, "a", 3), "seed should be .*was 'a'"),
     "binarisation": (lambda: digits("grey"), "binarisation should be dynamic, .*was 'grey'"),
     "pictures": (
@@ -92,6 +145,11 @@ def test_data_that_are_made_of_bad_input(name: str) -> None:
     call, words = OF_DATA[name]
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_the_largest_seed_has_another_one_after_it() -> None:
+    found = ppl_vae.inference.calibration(make(CASE["vae"]), 100, k=99, seed=2**32 - 1)
+    assert found.n == 100
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from support import assert_unbiased
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from ppl_vae import ELBO
@@ -340,7 +340,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "number": ({"z_dims": 3}, "z_dims should be a sequence .*, was 3"),
     "covariance": ({"covariance": "full"}, r"covariance should be one of .*, was 'full'"),
     "encoders": ({"encoders": []}, "encoders should be 1 networks, one per layer, had 0"),
-    "transforms": ({"transforms": [None]}, "transforms should be 0 networks, .*, had 1"),
+    "transforms": ({"transforms": [nn.Identity()]}, "transforms should be 0 networks, .*, had 1"),
     "activation": ({"activation": "sine"}, "activation should be one of .*, was 'sine'"),
 }
 

@@ -3,7 +3,8 @@
 import inspect
 
 import pytest
-from bad_input import CASE, ROWS, X, needs
+from bad_calls import CASE, X
+from bad_input import ROWS, needs
 from port_support import key, make_pair
 
 import ppl_vae.numpyro.inference
@@ -78,3 +79,8 @@ def test_what_only_the_port_is_handed(name):
     call, words = OF_THE_PORT[name]
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_the_largest_seed_has_another_one_after_it():
+    found = ppl_vae.numpyro.inference.calibration(PORT, 100, k=99, seed=2**32 - 1)
+    assert found.n == 100

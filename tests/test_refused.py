@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from bad_input import MEASURES, NEED_ARVIZ
+from bad_measures import MEASURES, NEED_ARVIZ
 from every_objective import LOSSES, N, Pair, data, every_loss
 from support import CASE, make
 from torch import Tensor

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ppl_vae.checks import as_numpy, check_at_least, check_matrix, check_whole
+from ppl_vae.checks import as_numpy, check_at_least, check_matrix, check_seed, check_whole
 from ppl_vae.data.images import Selection
 
 
@@ -64,7 +64,7 @@ class NormalFeatures:
 
     def sample(self, seed: int) -> npt.NDArray[np.float32]:
         """One draw of all data, float32, shape (n, d); the same for the same seed."""
-        check_whole("seed", seed, 0)
+        check_seed(seed)
         noise = np.random.default_rng(seed).standard_normal(self.shape, dtype=np.float32)
         return self.mean + self.scale * noise
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_seed, check_whole
 
 Binarisation = Literal["dynamic", "threshold", "none"]
 Selection = slice | list[int] | npt.NDArray[Any]
@@ -63,7 +63,7 @@ class Dynamic:
 
     def sample(self, seed: int) -> npt.NDArray[np.float32]:
         """One binary draw of all images, float32, shape (n, d); the same for the same seed."""
-        check_whole("seed", seed, 0)
+        check_seed(seed)
         uniform = np.random.default_rng(seed).random(self.shape, dtype=np.float32)
         return (uniform < self.probs).astype(np.float32)
 
@@ -124,13 +124,14 @@ class Images:
         """
         from sklearn.model_selection import train_test_split
 
+        check_whole("n", n, 0)
         classes = len(np.unique(self.y))
         if not classes <= n <= len(self) - classes:
             raise ValueError(
                 f"n should be in {classes}..{len(self) - classes}, so that both sides can have "
                 f"each of the {classes} classes, was {n}"
             )
-        check_whole("seed", seed, 0)
+        check_seed(seed)
         rest, part = train_test_split(
             np.arange(len(self)), test_size=n, stratify=self.y, random_state=seed
         )
@@ -188,13 +189,11 @@ def binarise(
 
 
 def binarise_splits(grey: Splits, binarisation: Binarisation) -> Splits:
-    """`binarise` on each part."""
+    """`binarise` on each part of a data set that was read as grey levels."""
 
     def part(images: Images) -> Images:
-        if isinstance(images.x, Dynamic):
-            raise ValueError("grey should hold grey levels, was already Dynamic")
-        x = binarise(images.x, binarisation)
-        return replace(images, x=x, binarisation=binarisation)
+        assert isinstance(images.x, np.ndarray)
+        return replace(images, x=binarise(images.x, binarisation), binarisation=binarisation)
 
     return Splits(*(part(images) for images in grey))
 

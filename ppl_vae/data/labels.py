@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_seed, check_whole
 
 UNLABELLED = -1
 """The label of an unlabelled image, scikit-learn's convention."""
@@ -34,13 +34,15 @@ def hide_labels(
             fewer examples than are to be kept of it.
     """
     y = np.asarray(y)
+    check_whole("n_classes", n_classes, 1)
+    check_whole("n_labels", n_labels, 0)
     counts = _counts(y, n_classes)
     if not n_classes <= n_labels <= len(y):
         raise ValueError(
             f"n_labels should be in {n_classes}..{len(y)} (at least one per class, and no more "
             f"than there are), was {n_labels}"
         )
-    check_whole("seed", seed, 0)
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     kept = np.full(len(y), UNLABELLED, dtype=np.int64)
     for label, n in enumerate(_shares(counts, n_labels, rng)):

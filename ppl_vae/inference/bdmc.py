@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.checks import check_whole, one_draw
+from ppl_vae.checks import check_seed, check_whole, one_draw
 from ppl_vae.inference import random_state
 from ppl_vae.inference.ais import backwards, estimate, forwards, runs_of, step_sizes
 from ppl_vae.inference.batches import Batches, as_tuple
@@ -69,7 +69,7 @@ def bdmc(
     """
     annealing = Annealing(chains, temperatures, leapfrog_steps, adaptation)
     check_whole("batch_size", batch_size, 1)
-    check_whole("seed", seed, 0)
+    check_seed(seed)
     check_model(model)
     batches = Batches(_arguments(model, data, seed), model.device, next(model.parameters()).dtype)
     runs = -(-len(batches) // batch_size) * runs_of(annealing, measured=2)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_seed, next_seed
 from ppl_vae.inference import random_state
 from ppl_vae.inference.latents import TrainedPair
 from ppl_vae.measures import calibration as measures
@@ -59,7 +59,7 @@ def calibration(
             named as an argument of the model, or an argument is not such.
     """
     measures.check_calibration(n, k, bins)
-    check_whole("seed", seed, 0)
+    check_seed(seed)
     check_model(model)
 
     def simulate(given: list[Any]) -> Mapping[str, Any]:
@@ -68,5 +68,5 @@ def calibration(
 
     args, sites = measures.simulation(model, data, n, simulate, seed)
     settings = {"batch_size": batch_size, "max_plate_nesting": max_plate_nesting}
-    pair = TrainedPair(model, args, seed=seed + 1, **settings)
+    pair = TrainedPair(model, args, seed=next_seed(seed), **settings)
     return measures.calibration(pair, pair.latents_of(sites), k, bins, seed)

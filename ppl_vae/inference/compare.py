@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ppl_vae.checks import check_whole, one_draw
+from ppl_vae.checks import as_argument, check_seed, check_whole, one_draw
 from ppl_vae.inference.batches import as_tuple
 from ppl_vae.inference.diagnostics import posterior_collapse
 from ppl_vae.inference.evaluate import mean_loss
@@ -83,8 +83,10 @@ def compare(
     check_whole("batch_size", batch_size, 1)
     check_whole("k", k, 1)
     check_repeats(repeats)
-    arrays = tuple(one_draw(as_tuple(test), seed))
-    model.check(*arrays)
+    check_seed(seed)
+    with as_argument("test"):
+        arrays = tuple(one_draw(as_tuple(test), seed))
+        model.check(*arrays)
     batch = tuple(part[:batch_size] for part in arrays)
     # What cannot be compiled when training is over should not cost its result.
     measured: Compile = False if compile is False else "auto"

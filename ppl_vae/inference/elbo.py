@@ -9,7 +9,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_at_least
+from ppl_vae.checks import check_at_least, check_flag
 from ppl_vae.inference.baselines import Baseline, centring, check_baseline, description
 from ppl_vae.inference.draws import Draws, Program, draw
 from ppl_vae.inference.kl import closed_kl, lacking, same
@@ -86,6 +86,7 @@ class ELBO(Objective):
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_flag("analytic_kl", analytic_kl)
         check_baseline(baseline)
         if not isinstance(beta, Schedule):
             check_at_least("beta", beta, 0)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 
-from ppl_vae.checks import check_compile, check_positive
+from ppl_vae.checks import as_argument, check_compile, check_positive
 from ppl_vae.inference import checkpoints, random_state, torchrun
 from ppl_vae.inference.batches import as_tuple, find_device
 from ppl_vae.inference.elbo import ELBO
@@ -118,7 +118,8 @@ def fit(
     found = processes.device
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
-        given.check(model, *as_tuple(validation))
+        with as_argument("validation"):
+            given.check(model, *as_tuple(validation))
     how: dict[str, Any] = {"optimizer": optimizer, "clip_norm": clip_norm, "precision": precision}
     settings = {"batch_size": batch_size, "lr": lr, "compile": compile, **how, "seed": seed}
     settings = {name: plain(value) for name, value in settings.items()}

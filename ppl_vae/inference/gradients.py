@@ -7,7 +7,7 @@ import numpy as np
 import pyro
 import torch
 
-from ppl_vae.checks import as_numpy, check_kind, one_draw
+from ppl_vae.checks import as_numpy, check_kind, next_seed, one_draw
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.objective import Objective, check_objective
@@ -68,7 +68,7 @@ def gradient_stats(
     check_repeats(repeats)
     found = Moments(_estimates(objective, model, batch, repeats, seed))
     if isinstance(truth, Objective):
-        others = _estimates(truth, model, batch, repeats, seed + 1)
+        others = _estimates(truth, model, batch, repeats, next_seed(seed))
         return statistics(found, Moments(others))
     known = None if truth is None else {name: as_numpy(value) for name, value in truth.items()}
     return statistics(found, known)

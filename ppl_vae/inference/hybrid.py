@@ -5,7 +5,7 @@ from typing import Any
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.checks import check_fraction
+from ppl_vae.checks import check_flag, check_fraction
 from ppl_vae.inference.draws import Program
 from ppl_vae.inference.elbo import ELBO
 from ppl_vae.inference.objective import Objective
@@ -41,6 +41,7 @@ class Hybrid(Objective):
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
         check_fraction("alpha", alpha)
+        check_flag("analytic_kl", analytic_kl)
         self.alpha, self.analytic_kl = alpha, analytic_kl
 
     def differentiable_loss(

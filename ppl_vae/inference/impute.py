@@ -6,7 +6,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.checks import as_numpy, check_mask, check_whole
+from ppl_vae.checks import as_numpy, check_mask, check_seed, check_whole
 from ppl_vae.inference import random_state
 from ppl_vae.models.base import Model, check_model, evaluating
 
@@ -35,7 +35,7 @@ def impute(model: Model, x: Any, observed: Any, *, steps: int = 100, seed: int =
         ValueError: x or observed are not what they should be.
     """
     check_whole("steps", steps, 1)
-    check_whole("seed", seed, 0)
+    check_seed(seed)
     check_model(model)
     model.check(x)
     check_mask("observed", observed, x.shape[1])

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ppl_vae.checks import check_whole
 from ppl_vae.inference.draws import Draws, Program, draw
 from ppl_vae.inference.objective import Objective
 from ppl_vae.inference.weights import check_per_datum, latents, log_weights, scale_of
@@ -32,6 +33,7 @@ class MultiSample(Objective):
 
     def __init__(self, k: int, *, groups: int = 1, max_plate_nesting: int = 1) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_whole("groups", groups, 1)
         self.groups = groups
         self.num_particles = groups * k
 

@@ -10,7 +10,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ppl_vae.checks import check_positive
+from ppl_vae.checks import check_flag, check_positive
 from ppl_vae.inference.concrete import RELAXATIONS, kind_of, relax
 from ppl_vae.inference.draws import Program, draw
 from ppl_vae.inference.elbo import ELBO, elbo_of_globals, elbo_per_datum
@@ -90,8 +90,7 @@ class Relaxed(Objective):
         super().__init__(k, max_plate_nesting=max_plate_nesting)
         if not isinstance(temperature, Schedule):
             check_positive("temperature", temperature)
-        if not isinstance(hard, bool):
-            raise ValueError(f"hard should be True or False, was {hard!r}")
+        check_flag("hard", hard)
         self.temperature, self.hard = temperature, hard
 
     def at(self, epoch: Any) -> Self:

@@ -10,7 +10,14 @@ from pyro import poutine
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ppl_vae.checks import as_numpy, check_at_least, check_labels, check_lengths, check_whole
+from ppl_vae.checks import (
+    as_numpy,
+    check_at_least,
+    check_flag,
+    check_labels,
+    check_lengths,
+    check_whole,
+)
 from ppl_vae.data.labels import UNLABELLED
 from ppl_vae.inference.draws import Draws, Program, draw
 from ppl_vae.inference.elbo import elbo_per_datum
@@ -67,6 +74,7 @@ class SemiSupervised(Objective):
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
         check_at_least("alpha", alpha, 0)
+        check_flag("analytic_kl", analytic_kl)
         check_whole("labelled_per_batch", labelled_per_batch, 1)
         fraction: Any = labelled_fraction  # which may be anything
         if fraction is not None and not (isinstance(fraction, Real) and 0 <= float(fraction) <= 1):

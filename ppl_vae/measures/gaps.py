@@ -135,7 +135,7 @@ def check_families(families: Sequence[str], method: str) -> tuple[str, ...]:
     if isinstance(families, str) or not isinstance(families, Sequence) or not families:
         raise ValueError(f"families should be some of {FAMILIES}, was {families!r}")
     for family in families:
-        check_choice("families", family, FAMILIES)
+        check_choice("each of families", family, FAMILIES)
     return tuple(name for name in FAMILIES if name in families)
 
 

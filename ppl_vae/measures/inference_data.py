@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_vae.checks import check_whole
+from ppl_vae.checks import check_flag, check_whole
 from ppl_vae.measures.extra import arviz
 from ppl_vae.measures.pair import Array, Arrays, JointDraws, Pair
 from ppl_vae.measures.psis import FEWEST, smoothed
@@ -12,6 +12,8 @@ from ppl_vae.measures.psis import FEWEST, smoothed
 
 def to_arviz(pair: Pair, k: int, *, resample: bool, predictive: bool, seed: int) -> Any:
     """See `ppl_vae.inference.diagnostics.to_arviz`."""
+    check_flag("resample", resample)
+    check_flag("predictive", predictive)
     check_whole("k", k, FEWEST if resample else 1)
     az = arviz()
     batches = pair.joint(k, lambda draws: draws, replicate=predictive)

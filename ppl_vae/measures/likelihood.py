@@ -1,5 +1,6 @@
 """What `log_likelihood` is asked for, in either backend: a method and the effort it takes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -50,14 +51,29 @@ def effort_of(
         adaptation=adaptation,
     )
     own, foreign = (weighing, annealing) if method == "iw" else (annealing, weighing)
-    other = "ais" if method == "iw" else "iw"
-    if foreign:
-        name, value = next(iter(foreign.items()))
+    _check_none(foreign, method, ("ais" if method == "iw" else "iw",))
+    return Weighing(**own) if method == "iw" else Annealing(**own)
+
+
+def annealing_of(method: str, users: tuple[str, ...], **arguments: int | None) -> Annealing | None:
+    """The effort of annealed importance sampling, if the method is one of its `users`.
+
+    Raises:
+        ValueError: an argument is not such, or the method has no use for it.
+    """
+    given = _given(**arguments)
+    if method in users:
+        return Annealing(**given)
+    _check_none(given, method, users)
+    return None
+
+
+def _check_none(foreign: Mapping[str, int], method: str, users: tuple[str, ...]) -> None:
+    for name, value in foreign.items():
         raise ValueError(
             f"{name} should be left out with method={method!r}, which has no use for it, was "
-            f"{value!r}: it is of method={other!r}"
+            f"{value!r}: it is of method={' or '.join(map(repr, users))}"
         )
-    return Weighing(**own) if method == "iw" else Annealing(**own)
 
 
 def _given(**arguments: int | None) -> dict[str, int]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_batch, check_dropout, check_hidden, check_whole
+from ppl_vae.checks import check_batch, check_dropout, check_flag, check_hidden, check_whole
 
 ACTIVATIONS = ("softplus", "relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
 
@@ -38,6 +38,7 @@ class ConcatLinear(nn.Linear):
     """
 
     def __init__(self, in_dims: Sequence[int], out_dim: int, bias: bool = True) -> None:
+        check_flag("bias", bias)
         super().__init__(sum(in_dims), out_dim, bias)
         self.in_dims = tuple(in_dims)
 

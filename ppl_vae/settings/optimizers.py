@@ -143,9 +143,6 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         if not _is_factor(self.momentum):
             raise ValueError(f"momentum should be a number in [0, 1), was {self.momentum!r}")
-        nesterov: Any = self.nesterov  # which may be anything
-        if not isinstance(nesterov, bool):
-            raise ValueError(f"nesterov should be True or False, was {self.nesterov!r}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("momentum should be above 0 with nesterov, was 0")
         check_at_least("weight_decay", self.weight_decay, 0.0)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ppl_vae.checks import check_flag
+
 
 def check_phases(k: int, wake_phi: bool, sleep_phi: bool) -> None:
     """Raises a ValueError unless the guide has a phase that trains it with k particles."""
     for name, value in (("wake_phi", wake_phi), ("sleep_phi", sleep_phi)):
-        if not isinstance(value, bool):
-            raise ValueError(f"{name} should be True or False, was {value!r}")
+        check_flag(name, value)
     if not (wake_phi or sleep_phi):
         raise ValueError("wake_phi or sleep_phi should be True to train the guide, was neither")
     if wake_phi and k == 1:

@@ -8,7 +8,7 @@ import numpyro
 from jax import Array
 from numpyro import handlers
 
-from ppl_vae.checks import check_whole, one_draw
+from ppl_vae.checks import check_seed, check_whole, one_draw
 from ppl_vae.measures.estimates import BDMC, Estimate
 from ppl_vae.numpyro.inference.ais import backwards, forwards, step_sizes, sums
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
@@ -47,7 +47,7 @@ def bdmc(
     """
     annealing = Annealing(chains, temperatures, leapfrog_steps, adaptation)
     check_whole("batch_size", batch_size, 1)
-    check_whole("seed", seed, 0)
+    check_seed(seed)
     check_model(model)
     weights = parameters(model)
     weight = next(iter(weights.values()))

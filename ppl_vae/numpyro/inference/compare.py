@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ppl_vae.checks import check_whole, one_draw
+from ppl_vae.checks import as_argument, check_seed, check_whole, one_draw
 from ppl_vae.measures.comparison import Objectives, Row, by_name, compared, row
 from ppl_vae.measures.gradients import check_repeats
 from ppl_vae.numpyro.inference.batches import as_tuple
@@ -78,8 +78,10 @@ def compare(
     check_whole("batch_size", batch_size, 1)
     check_whole("k", k, 1)
     check_repeats(repeats)
-    arrays = tuple(one_draw(as_tuple(test), seed))
-    model.check(*arrays)
+    check_seed(seed)
+    with as_argument("test"):
+        arrays = tuple(one_draw(as_tuple(test), seed))
+        model.check(*arrays)
     batch = tuple(part[:batch_size] for part in arrays)
     folder = None if out is None else Path(out)
 

@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 from numpyro import handlers
 from numpyro.distributions.util import scale_and_mask
 
-from ppl_vae.checks import check_at_least
+from ppl_vae.checks import check_at_least, check_flag
 from ppl_vae.numpyro.inference.baselines import Baseline, centring, check_baseline, description
 from ppl_vae.numpyro.inference.draws import Draws, Program, draw, peel
 from ppl_vae.numpyro.inference.kl import closed_kl, lacking, same
@@ -61,6 +61,7 @@ class ELBO(Objective):
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_flag("analytic_kl", analytic_kl)
         check_baseline(baseline)
         if not isinstance(beta, Schedule):
             check_at_least("beta", beta, 0)

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 from numpyro.infer import ELBO as NumPyroELBO
 
+from ppl_vae.checks import as_argument
 from ppl_vae.numpyro.inference.batches import as_tuple
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.epochs import farewell, train
@@ -107,7 +108,8 @@ def fit(
     place = Placement.find(device, mesh)
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
-        given.check(model, *as_tuple(validation))
+        with as_argument("validation"):
+            given.check(model, *as_tuple(validation))
     settings = {"batch_size": batch_size, **stepping.described(), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     mine = folder if place.writes else None

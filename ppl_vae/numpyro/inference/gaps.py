@@ -1,6 +1,7 @@
 """Where the bound of a trained pair loses, as `ppl_vae.inference.gaps`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array, lax
 
-from ppl_vae.checks import as_numpy, check_whole, one_draw
+from ppl_vae.checks import as_numpy, check_seed, check_whole, one_draw
 from ppl_vae.measures.estimates import Estimate
 from ppl_vae.measures.gaps import (
     INITIAL,
@@ -20,6 +21,7 @@ from ppl_vae.measures.gaps import (
     check_guide,
     highest,
 )
+from ppl_vae.measures.likelihood import annealing_of
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.draws import Draws, draw
 from ppl_vae.numpyro.inference.local_posteriors import LOCAL, Gaussian, Parameters, fit
@@ -27,7 +29,6 @@ from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.tempered import Tempered, tempered
 from ppl_vae.numpyro.inference.weights import log_weights
 from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
-from ppl_vae.settings.annealing import Annealing
 
 Family: TypeAlias = Literal["gaussian", "full", "flow"]
 
@@ -45,10 +46,10 @@ def gaps(
     patience: int = 10,
     batch_size: int = 100,
     particles: int = 50,
-    chains: int = 16,
-    temperatures: int = 1000,
-    leapfrog_steps: int = 10,
-    adaptation: int = 100,
+    chains: int | None = None,
+    temperatures: int | None = None,
+    leapfrog_steps: int | None = None,
+    adaptation: int | None = None,
     seed: int = 0,
     max_plate_nesting: int = 1,
 ) -> Gaps:
@@ -69,7 +70,7 @@ def gaps(
         patience: Number of blocks without improvement after which it ends.
         batch_size: Data, and
         particles: draws for each of them, that are looked at together; they bound the memory.
-        chains: Of "ais", as the next three: see `log_likelihood`.
+        chains: Of "ais" and "both", as the next three: see `log_likelihood`.
         temperatures: Number of temperatures.
         leapfrog_steps: Steps of a move.
         adaptation: Number of temperatures of the run that finds the step sizes.
@@ -78,22 +79,24 @@ def gaps(
 
     Raises:
         ValueError: a latent site is discrete and not summed over by the model alone, has a mask,
-            lies outside the data plate, or is not drawn by the guide; there is none; or "flow" is
-            to be of a single latent number.
+            lies outside the data plate, or is not drawn by the guide; there is none; "flow" is to
+            be of a single latent number; or an argument is not such, or not of this method.
     """
     names = check_families(families, method)
-    for name, number, least in (("k", k, 2), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        check_whole(name, number, least)
+    check_whole("k", k, 2)
+    check_whole("batch_size", batch_size, 1)
+    check_seed(seed)
     check_whole("particles", particles, 1)
     check_whole("max_plate_nesting", max_plate_nesting, 1)
     effort = LocalFit(steps, lr, draws, patience)
-    annealing = {
-        "chains": chains,
-        "temperatures": temperatures,
-        "leapfrog_steps": leapfrog_steps,
-        "adaptation": adaptation,
-    }
-    Annealing(**annealing)  # checks them, before all the work
+    annealing = annealing_of(
+        method,
+        ("ais", "both"),
+        chains=chains,
+        temperatures=temperatures,
+        leapfrog_steps=leapfrog_steps,
+        adaptation=adaptation,
+    )
     check_model(model)
     arrays = one_draw(as_tuple(data), seed)
     model.check(*arrays)
@@ -116,9 +119,9 @@ def gaps(
             found[name].append(bounds(as_numpy(log_w[name])))
     joined = {n: [Estimate.join(p) for p in zip(*parts, strict=True)] for n, parts in found.items()}
     estimates = [estimate for _, estimate in joined.values()] if method != "ais" else []
-    if method != "iw":
+    if annealing is not None:
         sizes = {"batch_size": batch_size, "max_plate_nesting": max_plate_nesting}
-        settings = {**sizes, **annealing, "seed": seed}
+        settings = {**sizes, **asdict(annealing), "seed": seed}
         estimates.append(log_likelihood(model, tuple(arrays), method="ais", **settings))
     local = {name: joined[name][0] for name in names}
     return Gaps(highest(estimates), joined["guide"][0], local)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import numpyro
 
-from ppl_vae.checks import as_numpy, check_kind, one_draw
+from ppl_vae.checks import as_numpy, check_kind, next_seed, one_draw
 from ppl_vae.measures.gradients import Moments, check_repeats, statistics
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.objective import Objective, SharedState, check_objective
@@ -49,7 +49,7 @@ def gradient_stats(
     check_repeats(repeats)
     found = Moments(_estimates(objective, model, batch, repeats, seed))
     if isinstance(truth, Objective):
-        others = _estimates(truth, model, batch, repeats, seed + 1)
+        others = _estimates(truth, model, batch, repeats, next_seed(seed))
         return statistics(found, Moments(others))
     known = None if truth is None else {name: as_numpy(value) for name, value in truth.items()}
     return statistics(found, known)

@@ -6,7 +6,7 @@ import jax
 from jax import Array
 from numpyro import handlers
 
-from ppl_vae.checks import check_fraction
+from ppl_vae.checks import check_flag, check_fraction
 from ppl_vae.numpyro.inference.draws import Program
 from ppl_vae.numpyro.inference.elbo import ELBO
 from ppl_vae.numpyro.inference.objective import Objective
@@ -38,6 +38,7 @@ class Hybrid(Objective):
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
         check_fraction("alpha", alpha)
+        check_flag("analytic_kl", analytic_kl)
         self.alpha, self.analytic_kl = alpha, analytic_kl
 
     def differentiable_loss(

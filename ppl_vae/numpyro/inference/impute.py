@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from numpyro import handlers
 
-from ppl_vae.checks import as_numpy, check_mask, check_whole
+from ppl_vae.checks import as_numpy, check_mask, check_seed, check_whole
 from ppl_vae.numpyro.models.base import Model, as_jax, check_model
 
 
@@ -28,7 +28,7 @@ def impute(model: Model, x: Any, observed: Any, *, steps: int = 100, seed: int =
         ValueError: x or observed are not what they should be.
     """
     check_whole("steps", steps, 1)
-    check_whole("seed", seed, 0)
+    check_seed(seed)
     check_model(model)
     model.check(x)
     check_mask("observed", observed, x.shape[1])

@@ -5,6 +5,7 @@ from typing import Any
 
 from jax import Array, lax
 
+from ppl_vae.checks import check_whole
 from ppl_vae.numpyro.inference.draws import Draws, Program, draw
 from ppl_vae.numpyro.inference.objective import Objective
 from ppl_vae.numpyro.inference.weights import check_per_datum, latents, log_weights, scale_of
@@ -21,6 +22,7 @@ class MultiSample(Objective):
 
     def __init__(self, k: int, *, groups: int = 1, max_plate_nesting: int = 1) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_whole("groups", groups, 1)
         self.groups = groups
         self.num_particles = groups * k
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 from jax import Array
 from numpyro.primitives import Messenger
 
-from ppl_vae.checks import check_positive
+from ppl_vae.checks import check_flag, check_positive
 from ppl_vae.numpyro.inference.concrete import RELAXATIONS, kind_of, relax
 from ppl_vae.numpyro.inference.draws import Program, draw
 from ppl_vae.numpyro.inference.elbo import ELBO, elbo_of_globals, elbo_per_datum
@@ -56,8 +56,7 @@ class Relaxed(Objective):
         super().__init__(k, max_plate_nesting=max_plate_nesting)
         if not isinstance(temperature, Schedule):
             check_positive("temperature", temperature)
-        if not isinstance(hard, bool):
-            raise ValueError(f"hard should be True or False, was {hard!r}")
+        check_flag("hard", hard)
         self.temperature, self.hard = temperature, hard
 
     def at(self, epoch: Any) -> Self:

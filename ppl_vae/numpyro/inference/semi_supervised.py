@@ -11,7 +11,14 @@ import numpy.typing as npt
 from jax import Array
 from numpyro import handlers
 
-from ppl_vae.checks import as_numpy, check_at_least, check_labels, check_lengths, check_whole
+from ppl_vae.checks import (
+    as_numpy,
+    check_at_least,
+    check_flag,
+    check_labels,
+    check_lengths,
+    check_whole,
+)
 from ppl_vae.data.labels import UNLABELLED
 from ppl_vae.numpyro.inference.draws import Draws, Program, draw
 from ppl_vae.numpyro.inference.elbo import elbo_per_datum
@@ -52,6 +59,7 @@ class SemiSupervised(Objective):
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
         check_at_least("alpha", alpha, 0)
+        check_flag("analytic_kl", analytic_kl)
         check_whole("labelled_per_batch", labelled_per_batch, 1)
         fraction: Any = labelled_fraction  # which may be anything
         if fraction is not None and not (isinstance(fraction, Real) and 0 <= float(fraction) <= 1):

@@ -18,7 +18,7 @@ import numpyro
 from jax import Array
 
 from ppl_vae.arguments import Remembers
-from ppl_vae.checks import check_batch, check_dropout, check_hidden, check_whole
+from ppl_vae.checks import check_batch, check_dropout, check_flag, check_hidden, check_whole
 
 
 def _leaky_relu(x: Array) -> Array:
@@ -97,6 +97,7 @@ class ConcatLinear(Linear):
     def __init__(
         self, in_dims: Sequence[int], out_dim: int, bias: bool = True, *, key: Array
     ) -> None:
+        check_flag("bias", bias)
         super().__init__(sum(in_dims), out_dim, bias, key=key)
         self.in_dims = tuple(in_dims)
 
