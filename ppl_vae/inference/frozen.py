@@ -74,8 +74,7 @@ class Frozen:
         own = [name for name in new if not isinstance(variables.get(name), kinds)]
         if own:
             where = f"file {variables.get('__name__')}"
-            read = lambda: list(map(variables.get, own))  # noqa: E731
-            self._add(where, own, read, DEEP - 2)
+            self._add(where, own, lambda: list(map(variables.get, own)), DEEP - 2)
 
     def changed(self) -> str | None:
         """The first thing that is not what it was, in words, or None."""
@@ -142,8 +141,10 @@ def _held(value: Any) -> tuple[Sequence[Any], Callable[[], Sequence[Any]]] | Non
         return ("function", "object"), lambda: [value.__func__, value.__self__]
     if isinstance(value, FunctionType):
         cells = value.__closure__ or ()
-        read = lambda: [getattr(cell, "cell_contents", None) for cell in cells]  # noqa: E731
-        return value.__code__.co_freevars, read
+        return (
+            value.__code__.co_freevars,
+            lambda: [getattr(cell, "cell_contents", None) for cell in cells],
+        )
     opened = isinstance(value, nn.Module | Remembers | ELBO) or _of_a_user(type(value).__module__)
     if not opened or isinstance(value, type | Tensor) or not hasattr(value, "__dict__"):
         return None
