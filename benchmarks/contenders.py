@@ -15,7 +15,7 @@ OURS, OURS_EAGER = "ppl_vae compiled", "ppl_vae eager"
 
 def ours(case: Case, device: torch.device, compile: bool) -> Step:
     from ppl_vae import inference, models
-    from ppl_vae.inference.step import svi_step
+    from ppl_vae.inference.training.step import svi_step
 
     model = case.model(models).to(device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -26,7 +26,7 @@ def ours(case: Case, device: torch.device, compile: bool) -> Step:
 
 def by_hand(case: Case, device: torch.device, compile: bool, kept: bool = False) -> Step:
     if kept:
-        from ppl_vae.inference.memory import keep_freed
+        from ppl_vae.inference.compilation.allocator import keep_freed
 
         keep_freed()
     module, optimizer, x = _parts(case, device)

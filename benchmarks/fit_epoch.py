@@ -69,7 +69,7 @@ class Pause:
 
     def __init__(self, model: Any, images: np.ndarray, compile: bool, device: str) -> None:
         from ppl_vae.inference import ELBO
-        from ppl_vae.inference.step import svi_step
+        from ppl_vae.inference.training.step import svi_step
 
         where = device_of(device)
         optimizer = torch.optim.Adam(model.to(where).parameters(), lr=1e-3, fused=True)

@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz_files.py --minutes 10
 
-What is tried is in `tests/hostile_files.py`, which needs the test tools (`make test` installs
-them). The first file that is neither read right nor refused ends it, and stays in the folder; the
-seed it prints makes the same file again.
+What is tried is in `tests/support/hostile_files.py`, which needs the test tools (`make test`
+installs them). The first file that is neither read right nor refused ends it, and stays in the
+folder; the seed it prints makes the same file again.
 """
 
 import logging
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from hostile_files import TARGETS
 
 SECONDS_EACH = 2.0

@@ -24,14 +24,16 @@ import numpy as np
 import tyro
 from soak_runs import RUNS, train
 
-from ppl_vae import files
-from ppl_vae.runs.checkpoints import CHECKPOINT
-from ppl_vae.runs.metrics import METRICS
+from ppl_vae.shared.io import safetensors_file
+from ppl_vae.shared.training.checkpoints import CHECKPOINT
+from ppl_vae.shared.training.metrics import METRICS
 
 
 def differences(a: Path, b: Path) -> list[str]:
     """What of two finished runs differs: arrays of the checkpoint, its text, rows of metrics."""
-    (arrays, text), (others, other_text) = (files.read(out / CHECKPOINT) for out in (a, b))
+    (arrays, text), (others, other_text) = (
+        safetensors_file.read(out / CHECKPOINT) for out in (a, b)
+    )
     found = [
         name
         for name in sorted({*arrays, *others})

@@ -13,7 +13,8 @@ __all__ = ["CASES", "contenders_of", "measure", "table"]
 BLOCK = {"cpu": 1, "cuda": 50}
 """Steps between two looks at the clock: a GPU's work is waited for, which costs time itself."""
 FREED = (
-    "  ppl_vae's steps make glibc keep freed memory for the next step (ppl_vae.inference.memory);\n"
+    "  ppl_vae's steps make glibc keep freed memory for the next step"
+    " (ppl_vae.inference.compilation.allocator);\n"
     "  of the others only the one that says so does."
 )
 

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from ppl_vae.runs.checkpoints import check_writable
+from ppl_vae.shared.training.checkpoints import check_writable
 
 T = TypeVar("T")
 

@@ -27,12 +27,12 @@ from density import DensitySettings, load, step_size
 from matplotlib.figure import Figure
 
 from ppl_vae import fit, log_likelihood, mean_loss, plots
-from ppl_vae.checks import as_numpy, check_whole, mean_of
 from ppl_vae.data import Images, Splits
 from ppl_vae.data.images import binarise
 from ppl_vae.inference import ELBO, Hybrid
 from ppl_vae.models import CVAE, Baseline
-from ppl_vae.runs.history import History
+from ppl_vae.shared.checks import as_numpy, check_whole, mean_of
+from ppl_vae.shared.training.history import History
 
 PUBLISHED = {1: (100.03, 68.62, 64.05), 2: (62.14, 45.57, 44.96), 3: (26.01, 20.97, 20.97)}
 """Of the paper, on MNIST: NN, CVAE by Monte Carlo and by importance sampling; nats per image."""

@@ -10,12 +10,12 @@ from cli import file_name, mean_and_error
 from matplotlib.figure import Figure
 
 from ppl_vae import data, fit, log_likelihood, mean_loss, plots
-from ppl_vae.checks import as_numpy, check_positive, check_whole, mean_of
 from ppl_vae.data import Splits
 from ppl_vae.inference import ExponentialDecay
-from ppl_vae.measures.estimates import Estimate
 from ppl_vae.models import Model
-from ppl_vae.runs.history import History
+from ppl_vae.shared.checks import as_numpy, check_positive, check_whole, mean_of
+from ppl_vae.shared.evaluation.estimates import Estimate
+from ppl_vae.shared.training.history import History
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from density import DensitySettings, Result, check_some, load, samples, table, t
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
-from ppl_vae.checks import check_fraction
 from ppl_vae.data import Dynamic, Images
 from ppl_vae.inference import impute
 from ppl_vae.models import DLGM
+from ppl_vae.shared.checks import check_fraction
 
 STEPS = (1, 4, 15, 80)
 """Of the chain, between one picture of it and the next."""

@@ -28,10 +28,10 @@ from density import (
 )
 
 from ppl_vae import plots
-from ppl_vae.checks import check_whole
 from ppl_vae.inference import ELBO, Warmup, kl_per_site
-from ppl_vae.measures.estimates import Estimate
 from ppl_vae.models import HierarchicalVAE, LadderVAE
+from ppl_vae.shared.checks import check_whole
+from ppl_vae.shared.evaluation.estimates import Estimate
 
 Kind = Literal["VAE", "VAE+BN", "VAE+WU", "VAE+BN+WU", "LVAE", "LVAE+BN", "LVAE+WU", "LVAE+BN+WU"]
 ACTIVE = 0.5

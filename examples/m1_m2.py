@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 from sklearn.svm import SVC
 
 from ppl_vae import data, plots
-from ppl_vae.checks import as_numpy, check_at_least, check_positive, check_whole, mean_of
 from ppl_vae.data import Images, NormalFeatures, Splits, hide_labels
 from ppl_vae.inference import ELBO, ExponentialDecay, History, SemiSupervised, Warmup, fit
 from ppl_vae.models import M1, M1M2, M2, DiagNormalNet, Model
+from ppl_vae.shared.checks import as_numpy, check_at_least, check_positive, check_whole, mean_of
 
 SVM, STACKED, JOINT = "M1 + SVM", "M1+M2", "M1+M2, joint"
 SVM_DRAWS = 2000

@@ -17,9 +17,9 @@ from cli import finish, mean_and_error, run
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
-from ppl_vae.checks import as_numpy, check_at_least, check_positive, check_whole
 from ppl_vae.data import Images, Splits, digits, hide_labels, mnist
-from ppl_vae.runs.history import History
+from ppl_vae.shared.checks import as_numpy, check_at_least, check_positive, check_whole
+from ppl_vae.shared.training.history import History
 
 BASELINE_LR = 1e-3
 """Adam's step size for the labels alone: the best for them of 1e-3 and 5e-3."""

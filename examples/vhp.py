@@ -23,11 +23,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppl_vae import plots
-from ppl_vae.checks import as_numpy, check_whole, mean_of
 from ppl_vae.data import Images
 from ppl_vae.inference import ELBO, GECO
-from ppl_vae.latent_graph import evenly, path_along_graph
 from ppl_vae.models import VAE, VHP, Model
+from ppl_vae.shared.checks import as_numpy, check_whole, mean_of
+from ppl_vae.shared.interpolation import evenly, path_along_graph
 
 STEPS = 10
 """Pictures of an interpolation."""

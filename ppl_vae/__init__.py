@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ppl_vae.data import digits, hide_labels, mnist
     from ppl_vae.inference import ELBO, SemiSupervised
-    from ppl_vae.inference.evaluate import mean_loss
-    from ppl_vae.inference.fit import fit
-    from ppl_vae.inference.log_likelihood import log_likelihood
+    from ppl_vae.inference.evaluation.log_likelihood import log_likelihood
+    from ppl_vae.inference.evaluation.loss import mean_loss
+    from ppl_vae.inference.training.fit import fit
     from ppl_vae.models import M2, VAE, Classifier, Model
 
 __version__ = "0.1.0"

@@ -14,19 +14,19 @@ import torch
 from numpyro import handlers
 from pyro.poutine.messenger import Messenger
 
-from ppl_vae.checks import as_numpy, check_kind, check_whole
 from ppl_vae.inference import draws as in_pyro
-from ppl_vae.inference.elbo import elbo_of_globals as globals_in_pyro
-from ppl_vae.inference.elbo import elbo_per_datum as bound_in_pyro
+from ppl_vae.inference.objectives.elbo import elbo_of_globals as globals_in_pyro
+from ppl_vae.inference.objectives.elbo import elbo_per_datum as bound_in_pyro
 from ppl_vae.models.base import Model, check_model
-from ppl_vae.models.layers import MLP
+from ppl_vae.models.networks.layers import MLP
 from ppl_vae.numpyro.inference import draws as in_numpyro
-from ppl_vae.numpyro.inference.elbo import elbo_of_globals as globals_in_numpyro
-from ppl_vae.numpyro.inference.elbo import elbo_per_datum as bound_in_numpyro
-from ppl_vae.numpyro.inference.objective import SharedState
+from ppl_vae.numpyro.inference.objectives.elbo import elbo_of_globals as globals_in_numpyro
+from ppl_vae.numpyro.inference.objectives.elbo import elbo_per_datum as bound_in_numpyro
+from ppl_vae.numpyro.inference.objectives.parts.base import SharedState
 from ppl_vae.numpyro.models.base import Model as Port
 from ppl_vae.numpyro.models.base import buffers, parameters, with_parameters
-from ppl_vae.numpyro.models.layers import training as port_training
+from ppl_vae.numpyro.models.networks.layers import training as port_training
+from ppl_vae.shared.checks import as_numpy, check_kind, check_whole
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 BOUND = "the bound"

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ppl_vae.measures.calibration import Calibration
-from ppl_vae.runs.history import History
+from ppl_vae.shared.evaluation.calibration import Calibration
+from ppl_vae.shared.training.history import History
 
 FEW = 4
 """So many curves leave room for their legend among them."""

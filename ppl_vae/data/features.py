@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ppl_vae.checks import as_numpy, check_at_least, check_matrix, check_seed, check_whole
 from ppl_vae.data.images import Selection
+from ppl_vae.shared.checks import as_numpy, check_at_least, check_matrix, check_seed, check_whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ppl_vae.checks import check_seed, check_whole
+from ppl_vae.shared.checks import check_seed, check_whole
 
 Binarisation = Literal["dynamic", "threshold", "none"]
 Selection = slice | list[int] | npt.NDArray[Any]

@@ -1,43 +1,43 @@
 """The catalogue of objectives, and how they are used."""
 
-from ppl_vae.inference.baselines import BaselineNet
-from ppl_vae.inference.bdmc import bdmc
-from ppl_vae.inference.calibration import calibration
 from ppl_vae.inference.compare import compare
-from ppl_vae.inference.diagnose import diagnose
-from ppl_vae.inference.diagnostics import (
+from ppl_vae.inference.evaluation.bdmc import bdmc
+from ppl_vae.inference.evaluation.calibration import calibration
+from ppl_vae.inference.evaluation.diagnose import diagnose
+from ppl_vae.inference.evaluation.diagnostics import (
     active_units,
     elbo_surgery,
     pareto_k,
     posterior_collapse,
     to_arviz,
 )
-from ppl_vae.inference.dreg import STL, DReG
-from ppl_vae.inference.elbo import ELBO
-from ppl_vae.inference.evaluate import kl_per_site, mean_loss
-from ppl_vae.inference.fit import fit
-from ppl_vae.inference.gaps import gaps
-from ppl_vae.inference.geco import GECO
-from ppl_vae.inference.gradients import gradient_stats
-from ppl_vae.inference.hybrid import Hybrid
-from ppl_vae.inference.impute import impute
-from ppl_vae.inference.iwae import CIWAE, IWAE, MIWAE
-from ppl_vae.inference.lagging import Lagging
-from ppl_vae.inference.log_likelihood import log_likelihood
-from ppl_vae.inference.objective import Objective
-from ppl_vae.inference.piwae import PIWAE
-from ppl_vae.inference.relaxed import Relaxed
-from ppl_vae.inference.renyi import CUBO, Renyi
-from ppl_vae.inference.semi_supervised import SemiSupervised
-from ppl_vae.inference.tvo import TVO
-from ppl_vae.inference.vimco import VIMCO
-from ppl_vae.inference.wake_sleep import RWS, WakeSleep
-from ppl_vae.measures.estimates import BDMC, Estimate
-from ppl_vae.measures.gaps import Gaps
-from ppl_vae.runs.history import History
-from ppl_vae.settings.free_bits import FreeBits
-from ppl_vae.settings.optimizers import SGD, Adam, Adamax, AdamW
-from ppl_vae.settings.schedules import ExponentialDecay, Schedule, Warmup
+from ppl_vae.inference.evaluation.gaps import gaps
+from ppl_vae.inference.evaluation.gradients import gradient_stats
+from ppl_vae.inference.evaluation.impute import impute
+from ppl_vae.inference.evaluation.log_likelihood import log_likelihood
+from ppl_vae.inference.evaluation.loss import kl_per_site, mean_loss
+from ppl_vae.inference.objectives.dreg import STL, DReG
+from ppl_vae.inference.objectives.elbo import ELBO
+from ppl_vae.inference.objectives.geco import GECO
+from ppl_vae.inference.objectives.hybrid import Hybrid
+from ppl_vae.inference.objectives.iwae import CIWAE, IWAE, MIWAE
+from ppl_vae.inference.objectives.parts.base import Objective
+from ppl_vae.inference.objectives.parts.baselines import BaselineNet
+from ppl_vae.inference.objectives.piwae import PIWAE
+from ppl_vae.inference.objectives.relaxed import Relaxed
+from ppl_vae.inference.objectives.renyi import CUBO, Renyi
+from ppl_vae.inference.objectives.semi_supervised import SemiSupervised
+from ppl_vae.inference.objectives.tvo import TVO
+from ppl_vae.inference.objectives.vimco import VIMCO
+from ppl_vae.inference.objectives.wake_sleep import RWS, WakeSleep
+from ppl_vae.inference.training.fit import fit
+from ppl_vae.inference.training.lagging import Lagging
+from ppl_vae.shared.evaluation.estimates import BDMC, Estimate
+from ppl_vae.shared.evaluation.gaps import Gaps
+from ppl_vae.shared.objectives.free_bits import FreeBits
+from ppl_vae.shared.schedules import ExponentialDecay, Schedule, Warmup
+from ppl_vae.shared.training.history import History
+from ppl_vae.shared.training.optimizers import SGD, Adam, Adamax, AdamW
 
 __all__ = [
     # objectives

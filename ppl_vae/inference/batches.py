@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.checks import as_numpy, drawn_by
+from ppl_vae.shared.checks import as_numpy, drawn_by
 
 
 def as_tuple(data: Any) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ppl_vae.checks import check_whole
+from ppl_vae.shared.checks import check_whole
 
 Program: TypeAlias = Callable[..., Any]
 

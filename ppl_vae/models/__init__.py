@@ -5,21 +5,22 @@ from ppl_vae.models.baseline import Baseline
 from ppl_vae.models.classifier import Classifier
 from ppl_vae.models.conditional import ConditionalModel
 from ppl_vae.models.cvae import CVAE, GSNN
+from ppl_vae.models.distributions.rank_one_normal import RankOneNormal
 from ppl_vae.models.dlgm import DLGM
 from ppl_vae.models.hierarchical_vae import HierarchicalVAE
 from ppl_vae.models.ladder_vae import LadderVAE
-from ppl_vae.models.layers import MLP, BatchNorm, ConcatLinear, Network
 from ppl_vae.models.m1 import M1
 from ppl_vae.models.m1_m2 import M1M2
 from ppl_vae.models.m2 import M2
-from ppl_vae.models.nets import (
+from ppl_vae.models.networks.conditionals import (
     BernoulliNet,
     CategoricalNet,
     DiagNormalNet,
     FactorisedCategoricalNet,
 )
-from ppl_vae.models.posteriors import RankOneNormal, RankOneNormalNet
-from ppl_vae.models.priors import (
+from ppl_vae.models.networks.layers import MLP, BatchNorm, ConcatLinear, Network
+from ppl_vae.models.networks.posteriors import RankOneNormalNet
+from ppl_vae.models.networks.priors import (
     FactorisedBernoulli,
     FactorisedCategorical,
     StandardNormal,

@@ -1,26 +1,21 @@
 """What every Pyro model/guide pair shares: its arguments, its file, its samples."""
 
-import functools
-import itertools
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.runtime import _PYRO_STACK
-from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from ppl_vae import files
-from ppl_vae.checks import as_numpy, check_kind, check_lengths, check_whole, mean_of
-from ppl_vae.models.layers import Network
-from ppl_vae.stored import check_arrays, check_sizes
+from ppl_vae.models.networks.layers import Network
+from ppl_vae.models.svi import _shown_to_svi
+from ppl_vae.shared.checks import as_numpy, check_kind, check_lengths, check_whole, mean_of
+from ppl_vae.shared.io import safetensors_file
+from ppl_vae.shared.io.stored_weights import check_arrays, check_sizes
 
 
 class Model(Network):
@@ -133,7 +128,7 @@ class Model(Network):
     def save(self, path: str | Path) -> None:
         """Writes the arguments (JSON, in the header) and the weights to one safetensors file."""
         weights = {name: as_numpy(value) for name, value in self.state_dict().items()}
-        files.write(Path(path), weights, self.describe())
+        safetensors_file.write(Path(path), weights, self.describe())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -146,8 +141,8 @@ class Model(Network):
         Raises:
             ValueError: the file is damaged, or holds another class or other weights.
         """
-        weights, description = files.read(Path(path))
-        with files.of_a_model(Path(path)):
+        weights, description = safetensors_file.read(Path(path))
+        with safetensors_file.of_a_model(Path(path)):
             with torch.device("meta"):
                 shapes = cls.from_description(description)
             shapes._check_file(weights)
@@ -223,44 +218,3 @@ class ClassifierMixin:
     def predict(self, x: Any) -> Tensor:
         """The most probable class: (n,) for x of shape (n, x_dim)."""
         return self.predict_proba(x).argmax(-1)
-
-
-_names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-_counter = itertools.count()
-
-
-def _shown_to_svi(program: Callable[..., None]) -> Callable[..., None]:
-    """`program`, which shows its module's parameters to Pyro's SVI before it runs."""
-
-    @functools.wraps(program)
-    def shown(self: nn.Module, *data: Any, **kwargs: Any) -> None:
-        show_parameters(self)
-        return program(self, *data, **kwargs)
-
-    return shown
-
-
-def show_parameters(module: nn.Module) -> None:
-    """Shows Pyro's SVI the parameters of a module, if it looks, by names of the instance's own.
-
-    SVI trains what `pyro.param` shows it while it listens with `trace(param_only=True)`. The usual
-    `pyro.module("name", self)` in a model makes every instance share the first one's parameters.
-    """
-    if not any(isinstance(h, TraceMessenger) and h.param_only for h in _PYRO_STACK):
-        return
-    if module not in _names:
-        _names[module] = f"{type(module).__name__}-{next(_counter)}"
-        weakref.finalize(module, _forget, _names[module])
-    store = pyro.get_param_store()
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            full_name = f"{_names[module]}.{name}"
-            if full_name in store and store[full_name] is not parameter:
-                del store[full_name]  # a network was replaced since the last step
-            pyro.param(full_name, parameter)
-
-
-def _forget(prefix: str) -> None:
-    store = pyro.get_param_store()
-    for name in [name for name in store.keys() if name.startswith(f"{prefix}.")]:  # noqa: SIM118
-        del store[name]

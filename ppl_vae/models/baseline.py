@@ -6,9 +6,9 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_dims
 from ppl_vae.models.conditional import ConditionalModel
-from ppl_vae.models.nets import BernoulliNet
+from ppl_vae.models.networks.conditionals import BernoulliNet
+from ppl_vae.shared.checks import check_dims
 
 
 class Baseline(ConditionalModel):

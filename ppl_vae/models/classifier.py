@@ -6,9 +6,9 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_dims, check_labels, check_matrix
 from ppl_vae.models.base import ClassifierMixin, Model
-from ppl_vae.models.nets import CategoricalNet
+from ppl_vae.models.networks.conditionals import CategoricalNet
+from ppl_vae.shared.checks import check_arguments, check_dims, check_labels, check_matrix
 
 
 class Classifier(ClassifierMixin, Model):

@@ -8,8 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_condition, check_mask, check_matrix, check_whole
 from ppl_vae.models.base import Model
+from ppl_vae.shared.checks import (
+    check_arguments,
+    check_condition,
+    check_mask,
+    check_matrix,
+    check_whole,
+)
 
 
 class ConditionalModel(Model):

@@ -8,12 +8,12 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix
 from ppl_vae.models.base import Model
-from ppl_vae.models.layers import MLP, Network
-from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
-from ppl_vae.models.posteriors import RankOneNormalNet
-from ppl_vae.models.priors import StandardNormal
+from ppl_vae.models.networks.conditionals import BernoulliNet, DiagNormalNet
+from ppl_vae.models.networks.layers import MLP, Network
+from ppl_vae.models.networks.posteriors import RankOneNormalNet
+from ppl_vae.models.networks.priors import StandardNormal
+from ppl_vae.shared.checks import check_arguments, check_dims, check_layers, check_matrix
 
 COVARIANCES = {"diagonal": DiagNormalNet, "rank_one": RankOneNormalNet}
 

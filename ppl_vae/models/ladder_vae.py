@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix
 from ppl_vae.models.base import Model
-from ppl_vae.models.distributions import LogVarNormal, log_var_of
-from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
-from ppl_vae.models.priors import StandardNormal
+from ppl_vae.models.distributions.normal import LogVarNormal, log_var_of
+from ppl_vae.models.networks.conditionals import BernoulliNet, DiagNormalNet
+from ppl_vae.models.networks.priors import StandardNormal
+from ppl_vae.shared.checks import check_arguments, check_dims, check_layers, check_matrix
 
 
 class LadderVAE(Model):

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.checks import mean_of
 from ppl_vae.models.base import evaluating
 from ppl_vae.models.vae import VAE
+from ppl_vae.shared.checks import mean_of
 
 
 class M1(VAE):

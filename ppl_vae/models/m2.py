@@ -7,10 +7,10 @@ import pyro
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_dims, check_labels, check_matrix
 from ppl_vae.models.base import ClassifierMixin, Model
-from ppl_vae.models.nets import BernoulliNet, CategoricalNet, DiagNormalNet
-from ppl_vae.models.priors import StandardNormal, UniformCategorical
+from ppl_vae.models.networks.conditionals import BernoulliNet, CategoricalNet, DiagNormalNet
+from ppl_vae.models.networks.priors import StandardNormal, UniformCategorical
+from ppl_vae.shared.checks import check_arguments, check_dims, check_labels, check_matrix
 
 
 class M2(ClassifierMixin, Model):

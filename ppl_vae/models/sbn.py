@@ -9,12 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix, check_whole
 from ppl_vae.models.base import Model
 from ppl_vae.models.conditional import ConditionalModel
-from ppl_vae.models.layers import Network
-from ppl_vae.models.nets import BernoulliNet, FactorisedCategoricalNet
-from ppl_vae.models.priors import FactorisedBernoulli, FactorisedCategorical
+from ppl_vae.models.networks.conditionals import BernoulliNet, FactorisedCategoricalNet
+from ppl_vae.models.networks.layers import Network
+from ppl_vae.models.networks.priors import FactorisedBernoulli, FactorisedCategorical
+from ppl_vae.shared.checks import (
+    check_arguments,
+    check_dims,
+    check_layers,
+    check_matrix,
+    check_whole,
+)
 
 
 class _Layers(Model):

@@ -6,10 +6,10 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_dims, check_matrix
 from ppl_vae.models.base import Model
-from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
-from ppl_vae.models.priors import StandardNormal
+from ppl_vae.models.networks.conditionals import BernoulliNet, DiagNormalNet
+from ppl_vae.models.networks.priors import StandardNormal
+from ppl_vae.shared.checks import check_arguments, check_dims, check_matrix
 
 
 class VAE(Model):

@@ -6,10 +6,10 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.checks import check_arguments, check_dims, check_hidden, check_matrix
 from ppl_vae.models.base import Model
-from ppl_vae.models.nets import BernoulliNet, DiagNormalNet
-from ppl_vae.models.priors import StandardNormal
+from ppl_vae.models.networks.conditionals import BernoulliNet, DiagNormalNet
+from ppl_vae.models.networks.priors import StandardNormal
+from ppl_vae.shared.checks import check_arguments, check_dims, check_hidden, check_matrix
 
 
 class VHP(Model):
@@ -21,7 +21,7 @@ class VHP(Model):
     p(z | zeta), q(z | x) and q(zeta | z) are diagonal normal. The prior of z is
     p(z) = int p(z | zeta) p(zeta) dzeta, and q(zeta | z) serves to bound it from below. The
     paper's objective is `GECO(tolerance, inner=("zeta",), k=...)`; its interpolation along the
-    learned prior is in `ppl_vae.latent_graph`.
+    learned prior is in `ppl_vae.shared.interpolation`.
 
     References:
         Klushyn, Chen, Kurle, Cseke & van der Smagt, "Learning hierarchical priors in VAEs",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Sharding
 
-from ppl_vae.checks import as_numpy, drawn_by
+from ppl_vae.shared.checks import as_numpy, drawn_by
 
 
 def as_tuple(data: Any) -> tuple[Any, ...]:

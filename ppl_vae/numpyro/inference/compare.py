@@ -6,19 +6,19 @@ from typing import Any
 
 import jax
 
-from ppl_vae.checks import as_argument, check_seed, check_whole, one_draw
-from ppl_vae.measures.comparison import Objectives, Row, by_name, compared, row
-from ppl_vae.measures.gradients import check_repeats
 from ppl_vae.numpyro.inference.batches import as_tuple
-from ppl_vae.numpyro.inference.diagnostics import posterior_collapse
-from ppl_vae.numpyro.inference.evaluate import mean_loss
-from ppl_vae.numpyro.inference.fit import fit
-from ppl_vae.numpyro.inference.gradients import gradient_stats
-from ppl_vae.numpyro.inference.log_likelihood import log_likelihood
-from ppl_vae.numpyro.inference.objective import Objective, check_objective
+from ppl_vae.numpyro.inference.evaluation.diagnostics import posterior_collapse
+from ppl_vae.numpyro.inference.evaluation.gradients import gradient_stats
+from ppl_vae.numpyro.inference.evaluation.log_likelihood import log_likelihood
+from ppl_vae.numpyro.inference.evaluation.loss import mean_loss
+from ppl_vae.numpyro.inference.objectives.parts.base import Objective, check_objective
+from ppl_vae.numpyro.inference.training.fit import fit
 from ppl_vae.numpyro.models.base import Model, check_model
-from ppl_vae.runs.history import History
-from ppl_vae.settings.schedules import Schedule
+from ppl_vae.shared.checks import as_argument, check_seed, check_whole, one_draw
+from ppl_vae.shared.evaluation.comparison import Objectives, Row, by_name, compared, row
+from ppl_vae.shared.evaluation.gradients import check_repeats
+from ppl_vae.shared.schedules import Schedule
+from ppl_vae.shared.training.history import History
 
 
 def compare(

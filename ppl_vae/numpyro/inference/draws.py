@@ -14,7 +14,7 @@ from numpyro.distributions import Distribution, ExpandedDistribution, MaskedDist
 from numpyro.primitives import Messenger
 from numpyro.util import check_model_guide_match
 
-from ppl_vae.checks import check_whole
+from ppl_vae.shared.checks import check_whole
 
 Program: TypeAlias = Callable[..., Any]
 Mask: TypeAlias = bool | Array | None

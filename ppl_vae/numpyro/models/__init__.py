@@ -5,21 +5,22 @@ from ppl_vae.numpyro.models.baseline import Baseline
 from ppl_vae.numpyro.models.classifier import Classifier
 from ppl_vae.numpyro.models.conditional import ConditionalModel
 from ppl_vae.numpyro.models.cvae import CVAE, GSNN
+from ppl_vae.numpyro.models.distributions.rank_one_normal import RankOneNormal
 from ppl_vae.numpyro.models.dlgm import DLGM
 from ppl_vae.numpyro.models.hierarchical_vae import HierarchicalVAE
 from ppl_vae.numpyro.models.ladder_vae import LadderVAE
-from ppl_vae.numpyro.models.layers import MLP, BatchNorm, ConcatLinear, Network
 from ppl_vae.numpyro.models.m1 import M1
 from ppl_vae.numpyro.models.m1_m2 import M1M2
 from ppl_vae.numpyro.models.m2 import M2
-from ppl_vae.numpyro.models.nets import (
+from ppl_vae.numpyro.models.networks.conditionals import (
     BernoulliNet,
     CategoricalNet,
     DiagNormalNet,
     FactorisedCategoricalNet,
 )
-from ppl_vae.numpyro.models.posteriors import RankOneNormal, RankOneNormalNet
-from ppl_vae.numpyro.models.priors import (
+from ppl_vae.numpyro.models.networks.layers import MLP, BatchNorm, ConcatLinear, Network
+from ppl_vae.numpyro.models.networks.posteriors import RankOneNormalNet
+from ppl_vae.numpyro.models.networks.priors import (
     FactorisedBernoulli,
     FactorisedCategorical,
     StandardNormal,

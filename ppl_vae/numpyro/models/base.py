@@ -15,10 +15,10 @@ from jax.tree_util import GetAttrKey, SequenceKey
 from numpyro import handlers
 from numpyro.primitives import mutable
 
-from ppl_vae import files
-from ppl_vae.checks import as_numpy, check_kind, check_lengths, check_whole, mean_of
-from ppl_vae.numpyro.models.layers import Network
-from ppl_vae.stored import check_arrays, check_sizes
+from ppl_vae.numpyro.models.networks.layers import Network
+from ppl_vae.shared.checks import as_numpy, check_kind, check_lengths, check_whole, mean_of
+from ppl_vae.shared.io import safetensors_file
+from ppl_vae.shared.io.stored_weights import check_arrays, check_sizes
 
 
 class Model(Network):
@@ -111,7 +111,7 @@ class Model(Network):
 
     def save(self, path: str | Path) -> None:
         """Writes the arguments (JSON, in the header) and the weights to one safetensors file."""
-        files.write(Path(path), self.state_dict(), self.describe())
+        safetensors_file.write(Path(path), self.state_dict(), self.describe())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -124,9 +124,9 @@ class Model(Network):
         Raises:
             ValueError: the file is damaged, or holds another class or other weights.
         """
-        weights, description = files.read(Path(path))
+        weights, description = safetensors_file.read(Path(path))
         key = jax.random.key(0)  # of the weights that are replaced at once
-        with files.of_a_model(Path(path)):
+        with safetensors_file.of_a_model(Path(path)):
             shapes = jax.eval_shape(
                 lambda key: _arrays(cls.from_description(description, key=key)), key
             )

@@ -6,9 +6,9 @@ from typing import Any
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_dims
 from ppl_vae.numpyro.models.conditional import ConditionalModel
-from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional
+from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet, Conditional
+from ppl_vae.shared.checks import check_dims
 
 
 class Baseline(ConditionalModel):

@@ -7,9 +7,9 @@ import equinox as eqx
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_dims, check_labels, check_matrix
 from ppl_vae.numpyro.models.base import ClassifierMixin, Model
-from ppl_vae.numpyro.models.nets import CategoricalNet, Conditional
+from ppl_vae.numpyro.models.networks.conditionals import CategoricalNet, Conditional
+from ppl_vae.shared.checks import check_arguments, check_dims, check_labels, check_matrix
 
 
 class Classifier(ClassifierMixin, Model):

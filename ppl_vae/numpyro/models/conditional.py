@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import (
+from ppl_vae.numpyro.models.base import Model
+from ppl_vae.shared.checks import (
     as_numpy,
     check_arguments,
     check_condition,
@@ -16,7 +17,6 @@ from ppl_vae.checks import (
     check_matrix,
     check_whole,
 )
-from ppl_vae.numpyro.models.base import Model
 
 
 class ConditionalModel(Model):

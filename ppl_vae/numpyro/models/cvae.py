@@ -8,9 +8,9 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_dims
 from ppl_vae.numpyro.models.conditional import ConditionalModel
-from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
+from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet, Conditional, DiagNormalNet
+from ppl_vae.shared.checks import check_dims
 
 
 class GSNN(ConditionalModel):

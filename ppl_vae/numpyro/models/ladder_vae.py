@@ -9,11 +9,11 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix
 from ppl_vae.numpyro.models.base import Model
-from ppl_vae.numpyro.models.distributions import LogVarNormal, log_var_of
-from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
-from ppl_vae.numpyro.models.priors import StandardNormal
+from ppl_vae.numpyro.models.distributions.normal import LogVarNormal, log_var_of
+from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet, Conditional, DiagNormalNet
+from ppl_vae.numpyro.models.networks.priors import StandardNormal
+from ppl_vae.shared.checks import check_arguments, check_dims, check_layers, check_matrix
 
 
 class LadderVAE(Model):

@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from ppl_vae.checks import mean_of
 from ppl_vae.numpyro.models.base import as_jax
-from ppl_vae.numpyro.models.nets import Conditional
+from ppl_vae.numpyro.models.networks.conditionals import Conditional
 from ppl_vae.numpyro.models.vae import VAE
+from ppl_vae.shared.checks import mean_of
 
 
 class M1(VAE):

@@ -8,10 +8,21 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_dims, check_labels, check_layers, check_matrix
 from ppl_vae.numpyro.models.base import ClassifierMixin, Model
-from ppl_vae.numpyro.models.nets import BernoulliNet, CategoricalNet, Conditional, DiagNormalNet
-from ppl_vae.numpyro.models.priors import StandardNormal, UniformCategorical
+from ppl_vae.numpyro.models.networks.conditionals import (
+    BernoulliNet,
+    CategoricalNet,
+    Conditional,
+    DiagNormalNet,
+)
+from ppl_vae.numpyro.models.networks.priors import StandardNormal, UniformCategorical
+from ppl_vae.shared.checks import (
+    check_arguments,
+    check_dims,
+    check_labels,
+    check_layers,
+    check_matrix,
+)
 
 
 class M1M2(ClassifierMixin, Model):

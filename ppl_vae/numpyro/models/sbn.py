@@ -10,11 +10,21 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_dims, check_layers, check_matrix, check_whole
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.conditional import ConditionalModel
-from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, FactorisedCategoricalNet
-from ppl_vae.numpyro.models.priors import FactorisedBernoulli, FactorisedCategorical
+from ppl_vae.numpyro.models.networks.conditionals import (
+    BernoulliNet,
+    Conditional,
+    FactorisedCategoricalNet,
+)
+from ppl_vae.numpyro.models.networks.priors import FactorisedBernoulli, FactorisedCategorical
+from ppl_vae.shared.checks import (
+    check_arguments,
+    check_dims,
+    check_layers,
+    check_matrix,
+    check_whole,
+)
 
 
 class _Layers(Model):

@@ -8,10 +8,10 @@ import jax
 import numpyro
 from jax import Array
 
-from ppl_vae.checks import check_arguments, check_dims, check_hidden, check_matrix
 from ppl_vae.numpyro.models.base import Model
-from ppl_vae.numpyro.models.nets import BernoulliNet, Conditional, DiagNormalNet
-from ppl_vae.numpyro.models.priors import StandardNormal
+from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet, Conditional, DiagNormalNet
+from ppl_vae.numpyro.models.networks.priors import StandardNormal
+from ppl_vae.shared.checks import check_arguments, check_dims, check_hidden, check_matrix
 
 
 class VHP(Model):

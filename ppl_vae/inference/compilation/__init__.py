@@ -1,0 +1,1 @@
+"""Compilation: programs as graphs of tensor operations, and what makes these fast."""

@@ -1,0 +1,129 @@
+"""Hamiltonian moves of many chains at once."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ppl_vae.inference.compilation.compiled_function import Captured
+from ppl_vae.inference.evaluation.tempered import Tempered, Terms, tempered
+from ppl_vae.inference.training.step import Compile
+from ppl_vae.shared.evaluation.annealing import JITTER
+
+
+class Target(Protocol):
+    """What a move asks of the density f_beta; see `tempered.Tempered`."""
+
+    def terms(self, position: Tensor) -> Terms:
+        """The terms of log f_beta at positions (K, N, D)."""
+
+    def gradient(self, position: Tensor, beta: float | Tensor) -> Tensor:
+        """The gradient of log f_beta there."""
+
+
+class State(NamedTuple):
+    """Chains at positions of shape (K, N, D), and the terms of log f_beta there."""
+
+    position: Tensor
+    terms: Terms
+
+
+def move(
+    target: Target, state: State, beta: float | Tensor, step_size: Tensor, steps: int
+) -> tuple[State, Tensor]:
+    """A Hamiltonian move of every chain, which leaves f_beta as it is.
+
+        momentum ~ N(0, I),    H = -log f_beta(position) + |momentum|^2 / 2
+
+    and the end of the trajectory is accepted with probability min(1, exp(H_before - H_after)).
+    All step sizes of a move are multiplied by one number, uniform from 0.1 to 1.9, drawn anew for
+    each chain and datum, so that trajectories are not periods (section 3.2), and a chain in a tail,
+    where the step size of the others is too large, does not stay there.
+
+    References:
+        Neal, "MCMC using Hamiltonian dynamics", Handbook of Markov Chain Monte Carlo, 2011,
+        arXiv:1206.1901, sections 3.2 and 4.2.
+
+    Args:
+        target: The density.
+        state: Where the chains are.
+        beta: Of the density that is left as it is.
+        step_size: Of the leapfrog, for each datum, shape (N,).
+        steps: Number of leapfrog steps.
+
+    Returns:
+        Where the chains are then, and the probability of acceptance of each, (K, N).
+    """
+    momentum = torch.randn_like(state.position)
+    batch = state.position.shape[:-1]
+    uniform = torch.rand((2, *batch), dtype=momentum.dtype, device=momentum.device)
+    size = step_size * (1 + JITTER * (2 * uniform[0] - 1))
+    position, after = leapfrog(
+        lambda at: target.gradient(at, beta), state.position, momentum, size.unsqueeze(-1), steps
+    )
+    new = State(position, target.terms(position))
+    log_f, kinetic = tempered(new.terms, beta), 0.5 * (momentum**2 - after**2).sum(-1)
+    log_ratio = log_f - tempered(state.terms, beta) + kinetic
+    to_infinity = ~(log_f + kinetic).isfinite()
+    probability = log_ratio.clamp(max=0).exp().masked_fill(to_infinity, 0)
+    return _choose(uniform[1] < probability, new, state), probability
+
+
+class CapturedMoves:
+    """`move`, for densities of one program, as a graph for each shape of the data.
+
+    Random numbers, gradients, and which chains accept are in the graph. The inverse temperature and
+    the step sizes are its inputs, so that all temperatures have one.
+
+    Args:
+        model: The module that the program reads weights of.
+        compile: See `Captured`.
+    """
+
+    def __init__(self, model: nn.Module, *, compile: Compile) -> None:
+        self.captured = Captured(self._moved, [model], compile=compile)
+
+    def __call__(
+        self, target: Tempered, state: State, beta: float, step_size: Tensor, steps: int
+    ) -> tuple[State, Tensor]:
+        """As `move`."""
+        self.target = target  # of which a graph has the program and not the data
+        inverse = torch.full((), beta, dtype=torch.double, device=state.position.device)
+        given = state.position, *state.terms, inverse, step_size, *target.data
+        position, log_prior, log_likelihood, probability = self.captured(steps, *given)
+        return State(position, (log_prior, log_likelihood)), probability
+
+    def _moved(self, steps: int, position: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        log_prior, log_likelihood, beta, step_size, *data = given
+        state = State(position, (log_prior, log_likelihood))
+        after, probability = move(self.target.of(*data), state, beta, step_size, steps)
+        return after.position, *after.terms, probability
+
+
+def leapfrog(
+    gradient: Callable[[Tensor], Tensor],
+    position: Tensor,
+    momentum: Tensor,
+    step_size: Tensor,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Hamiltonian dynamics, reversible and of constant volume, with a gradient for each step.
+
+    A step is half a step of the position, one of the momentum, and half a step of the position;
+    halves that meet are one. So the ends of a trajectory need no gradient.
+    """
+    position = position + 0.5 * step_size * momentum
+    for left in reversed(range(steps)):
+        momentum = momentum + step_size * gradient(position)
+        position = position + (step_size if left else 0.5 * step_size) * momentum
+    return position, momentum
+
+
+def _choose(first: Tensor, one: State, other: State) -> State:
+    """`one` where `first`, else `other`: (K, N) broadcasts against terms of shape (..., K, N)."""
+    prior, likelihood = (
+        torch.where(first, a, b) for a, b in zip(one.terms, other.terms, strict=True)
+    )
+    position = torch.where(first.unsqueeze(-1), one.position, other.position)
+    return State(position, (prior, likelihood))

@@ -1,0 +1,1 @@
+"""Objectives: one file for each, or for close siblings."""

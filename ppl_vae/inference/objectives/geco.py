@@ -1,0 +1,213 @@
+"""The evidence lower bound under a constraint on the reconstructions."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from numbers import Real
+from typing import Any, Literal, Self, get_args
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppl_vae.inference.batch_sums import mean_of_batch
+from ppl_vae.inference.draws import Draws, Program, draw
+from ppl_vae.inference.objectives.parts.base import Objective
+from ppl_vae.shared.checks import check_fraction, check_positive
+
+Update = Literal["rewo", "geco"]
+LARGEST = math.log(1e6)
+"""Of |log beta|, beyond which nothing is left to gain."""
+LARGEST_STEP = 0.1
+"""Of log beta: at first the constraint is violated by hundreds of nats."""
+
+
+class GECO(Objective):
+    """Smallest KL at which the reconstructions are within a tolerance, summed over the data.
+
+        minimise E_q[log q(z | x) - log p(z)]  such that  E_q[-log p(x | z)] <= tolerance
+
+    by the loss C + beta KL of its Lagrangian, C = -log p(x | z), where beta is the inverse of the
+    multiplier. After each step, with delta the moving average of C less the tolerance,
+
+        "geco":  beta <- beta exp(-rate delta)                                              (1)
+        "rewo":  beta <- beta exp(rate f(beta, delta) delta),                               (2)
+                 f(beta, delta) = tanh(tau (beta - 1)) where delta <= 0, and -1 elsewhere
+
+    so that (2) leads beta down while the constraint is violated and to 1 while it holds: then the
+    loss is the evidence bound. Before C was first within the tolerance, (2) keeps beta at `start`.
+
+    With `inner`, latent sites that only serve the prior of the others, log p(z) is the bound
+
+        log 1/k sum_i p(z | zeta_i) p(zeta_i) / q(zeta_i | z),    zeta_i ~ q(zeta | z)      (3)
+
+    with k draws of `inner` for one draw of the others. `mean_loss` and validation measure minus
+    the evidence bound, beta = 1. In Pyro's SVI every step advances beta of this very object.
+
+    References:
+        Rezende & Viola, "Taming VAEs", 2018, arXiv:1810.00597, algorithm 1 (1); Klushyn, Chen,
+        Kurle, Cseke & van der Smagt, "Learning hierarchical priors in VAEs", NeurIPS 2019,
+        arXiv:1905.04982, algorithm 1 (2, "REWO"; 3 is its bound of the prior).
+
+    Differs from the paper:
+        A step is taken with the beta that the steps before it led to.
+        The second paper keeps the networks of the prior fixed until the reconstructions are first
+        within the tolerance; here they are trained from the first step.
+        log beta changes by at most 0.1 in a step, and beta stays within 1e-6 and 1e6.
+
+    Args:
+        tolerance: The bound on E[-log p(x | z)] of a datum, all observed sites together, in nats.
+        k: Number of draws: of `inner`, or if there are none of all, whose average is taken.
+        inner: Names of the latent sites of the prior; observed sites do not depend on them.
+        update: How beta changes.
+        start: beta at first.
+        rate: Step size of log beta, per nat of delta.
+        tau: Slope of (2) where beta is near 1.
+        decay: Weight of the past in the moving average.
+        max_plate_nesting: Number of plate dimensions of the programs.
+
+    Raises:
+        ValueError: (when used) a site is enumerated or not reparametrised, has a scale or lies
+            outside the data plate; `inner` is not what it should be.
+    """
+
+    def __init__(
+        self,
+        tolerance: float,
+        *,
+        k: int = 1,
+        inner: Sequence[str] = (),
+        update: Update = "rewo",
+        start: float = 0.01,
+        rate: float = 0.01,
+        tau: float = 1.0,
+        decay: float = 0.99,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        _check_arguments(tolerance, inner, update)
+        for name, value in (("start", start), ("rate", rate), ("tau", tau)):
+            check_positive(name, value)
+        check_fraction("decay", decay)
+        self.tolerance, self.inner, self.update = tolerance, tuple(inner), update
+        self.start, self.rate, self.tau, self.decay = start, rate, tau, decay
+        self._state = self.state()
+
+    def state(self) -> dict[str, Tensor]:
+        """beta, the moving average of C (NaN before the first step), and whether it was met."""
+        numbers = {"beta": self.start, "reconstruction": math.nan, "reached": 0.0}
+        return {name: torch.tensor(value) for name, value in numbers.items()}
+
+    def measured(self) -> Self:
+        return self.with_state({**self.state(), "beta": torch.tensor(1.0)})
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *data: Any, **kwargs: Any
+    ) -> Tensor:
+        return self.loss_and_state(model, guide, *data, **kwargs)[0]
+
+    def loss_and_state(
+        self, model: Program, guide: Program, *data: Any, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        reconstruction, kl = self.per_datum(model, guide, *data, **kwargs)
+        loss = (reconstruction + self._state["beta"].to(kl.device) * kl).sum()
+        return loss, self._next(mean_of_batch(reconstruction.detach()))
+
+    def _next(self, reconstruction: Tensor) -> dict[str, Tensor]:
+        """The numbers after a step with this mean of C in its batch."""
+        old = {name: value.to(reconstruction.device) for name, value in self._state.items()}
+        beta, average = old["beta"], old["reconstruction"]
+        average = torch.where(
+            average.isnan(),
+            reconstruction,
+            self.decay * average + (1 - self.decay) * reconstruction,
+        )
+        delta = average - self.tolerance
+        reached = torch.where(delta <= 0, 1.0, old["reached"])
+        change = -delta  # (1)
+        if self.update == "rewo":
+            towards_1 = torch.tanh(self.tau * (beta - 1)) * delta
+            change = reached * torch.where(delta <= 0, towards_1, -delta)  # (2)
+        step = (self.rate * change).clamp(-LARGEST_STEP, LARGEST_STEP)
+        beta = (beta.log() + step).clamp(-LARGEST, LARGEST).exp()
+        new = {"beta": beta, "reconstruction": average, "reached": reached}
+        return {name: value.to(old[name]) for name, value in new.items()}
+
+    def per_datum(
+        self, model: Program, guide: Program, *data: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """-log p(x | z), and log q(z | x) less the bound of log p(z): each of shape (N,)."""
+        settings = {"max_plate_nesting": self.max_plate_nesting, **kwargs}
+        draws = draw(model, guide, *data, k=1 if self.inner else self.k, **settings)
+        _check(draws, self.inner)
+        observed = [site for site in draws.model.values() if site.observed]
+        outer = [s for s in draws.guide.values() if not (s.observed or s.name in self.inner)]
+        log_x, log_q = _sum(observed), _sum(outer)
+        if not self.inner:
+            log_p = _sum(site for site in draws.model.values() if not site.observed)
+            return -log_x.mean(0), (log_q - log_p + torch.zeros_like(log_x)).mean(0)
+
+        values = {site.name: site.value for site in outer}
+        hide_x = self._free_of_inner({site.name for site in observed}, hide=True)
+        hide_none = self._free_of_inner(set(values), hide=False)
+        prior = poutine.condition(poutine.block(model, hide_fn=hide_x), data=values)
+        proposal = poutine.condition(poutine.block(guide, hide_fn=hide_none), data=values)
+        again = draw(prior, proposal, *data, k=self.k, **settings)
+        drawn = [site for site in again.guide.values() if not site.observed]
+        log_w = _sum(again.model.values()) - _sum(drawn)
+        return -log_x[0], (log_q - log_w.logsumexp(0) + math.log(self.k)).reshape(-1)  # (3)
+
+    def _free_of_inner(self, names: set[str], *, hide: bool) -> Callable[[Any], bool]:
+        """For `poutine.block`: hides sites, whose distributions should be one for all draws."""
+        particles = -1 - self.max_plate_nesting
+
+        def hidden(msg: Any) -> bool:
+            if msg["type"] != "sample" or msg["name"] not in names:
+                return False
+            shape = msg["fn"].batch_shape
+            if len(shape) >= -particles and shape[particles] > 1:
+                raise ValueError(
+                    "inner should be sites that no other one but the latents of the model depends "
+                    f"on, was {self.inner}, on which {msg['name']!r} depends"
+                )
+            return hide
+
+        return hidden
+
+
+def _check_arguments(tolerance: Any, inner: Any, update: Any) -> None:
+    if not (isinstance(tolerance, Real) and math.isfinite(float(tolerance))):
+        raise ValueError(f"tolerance should be a finite number, was {tolerance!r}")
+    if update not in get_args(Update):
+        raise ValueError(f"update should be one of {get_args(Update)}, was {update!r}")
+    names = isinstance(inner, Sequence) and not isinstance(inner, str)
+    if not (names and all(isinstance(name, str) for name in inner)):
+        raise ValueError(f"inner should be a sequence of names of sites, was {inner!r}")
+
+
+def _check(draws: Draws, inner: Sequence[str]) -> None:
+    latents = [site for site in draws.guide.values() if not site.observed]
+    names = [site.name for site in latents]
+    if not latents:
+        raise ValueError("guide should draw a latent site, whose KL is made small, drew none")
+    for name in inner:
+        if name not in names:
+            raise ValueError(f"inner should be latent sites of the guide, {names}, had {name!r}")
+    for site in (*draws.model.values(), *latents):
+        if site.enum_dim is not None or (site.name in names and site.scored):
+            raise ValueError(
+                f"site {site.name!r} should be reparametrised, which it is not: use ELBO"
+            )
+        if not site.local:
+            raise ValueError(
+                f"site {site.name!r} should lie in the data plate, but it belongs to all data"
+            )
+        if isinstance(site.scale, Tensor) or site.scale != 1:
+            raise ValueError(f"site {site.name!r} should have no scale, had {site.scale}")
+    if not any(site.observed for site in draws.model.values()):
+        raise ValueError("model should have an observed site, on which the constraint is, had none")
+
+
+def _sum(sites: Any) -> Tensor:
+    terms: list[Tensor] = [site.log_prob for site in sites]
+    return reduce(torch.add, terms, torch.zeros(()))

@@ -1,0 +1,94 @@
+"""Importance weighted bounds."""
+
+import math
+
+from torch import Tensor
+
+from ppl_vae.inference.objectives.parts.multi_sample import MultiSample
+from ppl_vae.shared.checks import check_fraction, check_whole
+
+
+class IWAE(MultiSample):
+    """Minus the importance weighted bound, summed over the data.
+
+        L_K = E_{z_1 ... z_K ~ q(z | x)} [log 1/K sum_i w_i],   w_i = p(x, z_i) / q(z_i | x)
+
+    ELBO = L_1 <= L_K <= L_{K+1} <= log p(x). See `MultiSample` for scales and gradients.
+
+    References:
+        Burda, Grosse & Salakhutdinov, "Importance weighted autoencoders", ICLR 2016,
+        arXiv:1509.00519, equation 8.
+
+    Args:
+        k: Number of particles K.
+        max_plate_nesting: Number of plate dimensions of the programs.
+
+    Raises:
+        ValueError: (when used) a site lies outside the data plate or is enumerated by the guide,
+            sites differ in their scale, or there is no latent site.
+    """
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return log_mean_exp(log_w)
+
+
+class MIWAE(MultiSample):
+    """Minus the mean of m importance weighted bounds of k particles each.
+
+        1/m sum_j log 1/k sum_i w_ij
+
+    Its expectation is that of `IWAE(k)`, and the gradients of the guide have more signal than those
+    of one bound with m k particles.
+
+    References:
+        Rainforth, Kosiorek, Le, Maddison, Igl, Wood & Teh, "Tighter variational bounds are not
+        necessarily better", ICML 2018, arXiv:1802.04537, where it has the same name.
+
+    Args:
+        m: Number of bounds.
+        k: Number of particles of each.
+        max_plate_nesting: Number of plate dimensions of the programs.
+
+    Raises:
+        ValueError: (when used) as `IWAE`.
+    """
+
+    def __init__(self, m: int, k: int, *, max_plate_nesting: int = 1) -> None:
+        check_whole("m", m, 1)
+        super().__init__(k, groups=m, max_plate_nesting=max_plate_nesting)
+        self.m = m
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return log_mean_exp(log_w)
+
+
+class CIWAE(MultiSample):
+    """Minus beta ELBO + (1 - beta) L_K, both from the same k particles.
+
+        beta 1/k sum_i log w_i + (1 - beta) log 1/k sum_i w_i
+
+    References:
+        Rainforth, Kosiorek, Le, Maddison, Igl, Wood & Teh, "Tighter variational bounds are not
+        necessarily better", ICML 2018, arXiv:1802.04537, where it has the same name.
+
+    Args:
+        beta: Weight of the ELBO, in [0, 1].
+        k: Number of particles.
+        max_plate_nesting: Number of plate dimensions of the programs.
+
+    Raises:
+        ValueError: (when used) as `IWAE`.
+    """
+
+    def __init__(self, beta: float, k: int, *, max_plate_nesting: int = 1) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_fraction("beta", beta)
+        self.beta = beta
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        return self.beta * log_w.mean(-2) + (1 - self.beta) * log_mean_exp(log_w)
+
+
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    """log 1/K sum_i exp(log_w_i) over dimension -2: (..., K, N) -> (..., N)."""
+    return log_w.logsumexp(-2) - math.log(log_w.shape[-2])

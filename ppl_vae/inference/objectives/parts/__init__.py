@@ -1,0 +1,1 @@
+"""Building blocks of objectives: base classes, log weights, KL terms, baselines, path gradients."""

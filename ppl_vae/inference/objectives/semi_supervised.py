@@ -1,0 +1,191 @@
+"""Learning from labelled and unlabelled data together."""
+
+import copy
+from collections.abc import Iterator
+from numbers import Real
+from typing import Any, Self
+
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ppl_vae.data.labels import UNLABELLED
+from ppl_vae.inference.draws import Draws, Program, draw
+from ppl_vae.inference.objectives.elbo import elbo_per_datum
+from ppl_vae.inference.objectives.parts.base import Objective
+from ppl_vae.models.base import check_model
+from ppl_vae.shared.checks import (
+    as_numpy,
+    check_at_least,
+    check_flag,
+    check_labels,
+    check_lengths,
+    check_whole,
+)
+
+
+class SemiSupervised(Objective):
+    """J^alpha of Kingma et al. 2014, for any pair whose label is the site `y`.
+
+        log p(x, y) >= -L(x, y),  E_{q(z | x, y)}                                          (6)
+        log p(x)    >= -U(x) = sum_y q(y | x) (-L(x, y)) + H(q(y | x))                     (7)
+        J           = sum_labelled L(x, y) + sum_unlabelled U(x)                           (8)
+        J^alpha     = J + alpha N mean_labelled(-log q(y | x))                             (9)
+
+    The data are those of the pair, then the labels y, shape (n,), with -1 for an unlabelled datum.
+    Programs are run without y: the labels are put in by conditioning the site. The sum in (7) is
+    exact if the pair marks `y` with `infer={"enumerate": "parallel"}`, and else by the score
+    function.
+
+    A batch is taken for the data set that it comes from: its loss is
+    B (f mean_labelled L + (1 - f) mean_unlabelled U + alpha mean_labelled(-log q(y | x))), with B
+    the batch's size and f the labelled fraction of the data set, so a batch may hold more labels
+    than its share.
+
+    References:
+        Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generative models",
+        NeurIPS 2014, arXiv:1406.5298, equations 6-9 (the paper sets alpha = 0.1: "alpha = 0.1 N").
+
+    Args:
+        alpha: Weight of the classification loss in (9).
+        k: Number of particles.
+        analytic_kl: KL terms in closed form, see `ELBO`.
+        labelled_fraction: f, above; by default `fit` counts the labels of its data, and elsewhere
+            that of the batch is taken.
+        labelled_per_batch: Labelled data in each batch that `fit` makes, in addition to
+            `batch_size` unlabelled ones (fewer if there are fewer).
+        max_plate_nesting: Number of plate dimensions of the programs.
+        labelled_first: Where a step is compiled, and labels have no values: this number of labelled
+            data come first (all, if the batch is smaller), and unlabelled ones follow. `fit` makes
+            its batches so.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        *,
+        k: int = 1,
+        analytic_kl: bool = False,
+        labelled_fraction: float | None = None,
+        labelled_per_batch: int = 100,
+        max_plate_nesting: int = 1,
+        labelled_first: int | None = None,
+    ) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_at_least("alpha", alpha, 0)
+        check_flag("analytic_kl", analytic_kl)
+        check_whole("labelled_per_batch", labelled_per_batch, 1)
+        fraction: Any = labelled_fraction  # which may be anything
+        if fraction is not None and not (isinstance(fraction, Real) and 0 <= float(fraction) <= 1):
+            raise ValueError(f"labelled_fraction should lie in [0, 1], was {labelled_fraction!r}")
+        if labelled_first is not None:
+            check_whole("labelled_first", labelled_first, 0)
+        self.alpha = alpha
+        self.analytic_kl = analytic_kl
+        self.labelled_fraction = labelled_fraction
+        self.labelled_per_batch = labelled_per_batch
+        self.labelled_first = labelled_first
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *data: Any, **kwargs: Any
+    ) -> Tensor:
+        *inputs, y = data
+        n = check_lengths(*data)
+        known, unknown, n_labelled = self._split(y)
+        fraction = n_labelled / n if self.labelled_fraction is None else self.labelled_fraction
+        total = torch.zeros((), device=y.device)
+        if n_labelled < n:
+            unlabelled = [part[unknown] for part in inputs]
+            bound = self._bound(self._draw(model, guide, *unlabelled, **kwargs))
+            total = total - (1 - fraction) * bound.mean()  # (7)
+        if n_labelled > 0:
+            labels = {"y": y[known]}
+            labelled = [part[known] for part in inputs]
+            model, guide = poutine.condition(model, labels), poutine.condition(guide, labels)
+            draws = self._draw(model, guide, *labelled, **kwargs)
+            total = total - fraction * self._bound(draws).mean()  # (6)
+            site = draws.guide["y"]
+            total = total - self.alpha * (site.scale * site.log_prob).mean()  # (9)
+        return n * total
+
+    def _split(self, y: Tensor) -> tuple[Any, Any, int]:
+        """What selects the labelled data and the others, and the number of labelled ones."""
+        if not isinstance(y, FakeTensor):
+            known = y != UNLABELLED
+            return known, ~known, int(known.sum())
+        if self.labelled_first is None:
+            raise ValueError(
+                "labelled_first should be the number of labelled data at the head of each batch "
+                "where a step is compiled, was None"
+            )
+        size = min(self.labelled_first, len(y))
+        return slice(size), slice(size, None), size
+
+    def _draw(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> Draws:
+        nesting = self.max_plate_nesting
+        draws = draw(model, guide, *data, k=self.k, max_plate_nesting=nesting, **kwargs)
+        for sites in (draws.guide, draws.model):
+            if "y" not in sites:
+                raise ValueError(f"model and guide should have a site 'y', had {list(sites)}")
+            for site in sites.values():
+                if not site.local:
+                    raise ValueError(
+                        f"site {site.name!r} should lie in the data plate, but it belongs to all "
+                        "data"
+                    )
+        return draws
+
+    def _bound(self, draws: Draws) -> Tensor:
+        return elbo_per_datum(
+            draws, analytic_kl=self.analytic_kl, max_plate_nesting=self.max_plate_nesting
+        )
+
+    def check(self, model: Any, *data: Any) -> None:
+        check_model(model)
+        check_lengths(*data)
+        if len(data) < 2:
+            raise ValueError("data should be those of the pair and then the labels y, had 1 array")
+        if not hasattr(model, "n_classes"):
+            raise ValueError(
+                f"model should have n_classes, the number of classes of its site 'y', "
+                f"which {type(model).__name__} has not"
+            )
+        *inputs, y = data
+        model.check(*inputs)
+        check_labels("y", y, model.n_classes, unlabelled=True)
+
+    def prepare(self, model: Any, *data: Any) -> Self:
+        self.check(model, *data)
+        labels = as_numpy(data[-1])
+        known = labels != UNLABELLED
+        missing = sorted(set(range(model.n_classes)) - set(labels[known].tolist()))
+        if missing:
+            raise ValueError(f"y should hold a label of every class, had none of {missing}")
+        prepared = copy.copy(self)
+        if self.labelled_fraction is None:
+            prepared.labelled_fraction = float(known.mean())
+        n_labelled = int(known.sum())
+        all_known = n_labelled == len(known)
+        prepared.labelled_first = n_labelled if all_known else self._labelled_size(n_labelled)
+        return prepared
+
+    def _labelled_size(self, n_labelled: int) -> int:
+        return min(self.labelled_per_batch, n_labelled)
+
+    def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
+        """`batch_size` unlabelled data, each once an epoch, and some of the labelled in turn."""
+        known = torch.as_tensor(as_numpy(data[-1])) != UNLABELLED
+        labelled, unlabelled = known.nonzero()[:, 0], (~known).nonzero()[:, 0]
+        if len(unlabelled) == 0:
+            yield from super().batches(batch_size, generator, *data)
+            return
+        order = unlabelled[torch.randperm(len(unlabelled), generator=generator)]
+        size = self._labelled_size(len(labelled))
+        queue = labelled[:0]
+        for batch in order.split(batch_size):
+            if len(queue) < size:
+                again = torch.randperm(len(labelled), generator=generator)
+                queue = torch.cat([queue, labelled[again]])
+            yield torch.cat([queue[:size], batch])
+            queue = queue[size:]

@@ -1,0 +1,1 @@
+"""Training: `fit`, epochs, steps, optimizers, checkpoints, faults."""

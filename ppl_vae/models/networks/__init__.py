@@ -1,0 +1,1 @@
+"""Networks that return distributions, and the trunks they stand on."""

@@ -1,0 +1,1 @@
+"""Objectives, as `ppl_vae.inference.objectives`."""

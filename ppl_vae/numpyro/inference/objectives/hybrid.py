@@ -1,0 +1,56 @@
+"""A conditional model trained as it is used for prediction too."""
+
+from typing import Any
+
+import jax
+from jax import Array
+from numpyro import handlers
+
+from ppl_vae.numpyro.inference.draws import Program
+from ppl_vae.numpyro.inference.objectives.elbo import ELBO
+from ppl_vae.numpyro.inference.objectives.parts.base import Objective
+from ppl_vae.shared.checks import check_flag, check_fraction
+
+
+class Hybrid(Objective):
+    """alpha L_CVAE + (1 - alpha) L_GSNN, as `ppl_vae.inference.Hybrid`.
+
+        L_CVAE = E_{q(z | c, x)} [log p(x, z | c) - log q(z | c, x)]      (1)
+        L_GSNN = E_{p(z | c)} log p(x | c, z)                             (2)
+
+    The second is the ELBO with the prior for a guide, so it trains what predicts x from c alone.
+    alpha = 0 trains no guide: freeze its networks, or take the pair `cvae.gsnn()` and `ELBO`.
+
+    Args:
+        alpha: Weight of (1), in [0, 1].
+        k: Number of particles, of each bound.
+        analytic_kl: KL terms in closed form, see `ELBO`.
+        max_plate_nesting: Number of plate dimensions of the programs.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        *,
+        k: int = 1,
+        analytic_kl: bool = False,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_fraction("alpha", alpha)
+        check_flag("analytic_kl", analytic_kl)
+        self.alpha, self.analytic_kl = alpha, analytic_kl
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
+    ) -> Array:
+        elbo = ELBO(self.k, self.analytic_kl, max_plate_nesting=self.max_plate_nesting)
+        for_cvae, for_gsnn = jax.random.split(key)
+        cvae = elbo.differentiable_loss(model, guide, *data, key=for_cvae, **kwargs)  # (1)
+        prior = handlers.block(model, hide_fn=_is_observed)
+        gsnn = elbo.differentiable_loss(model, prior, *data, key=for_gsnn, **kwargs)  # (2)
+        return self.alpha * cvae + (1 - self.alpha) * gsnn
+
+
+def _is_observed(site: Any) -> bool:
+    return site["type"] == "sample" and bool(site["is_observed"])

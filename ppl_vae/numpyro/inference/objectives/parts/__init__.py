@@ -1,0 +1,1 @@
+"""Building blocks of objectives, as `ppl_vae.inference.objectives.parts`."""

@@ -1,0 +1,40 @@
+"""A bound for the model and others for the guide, as `ppl_vae.inference.objectives.piwae`."""
+
+import jax
+from jax import Array, lax
+
+from ppl_vae.numpyro.inference.draws import Draws
+from ppl_vae.numpyro.inference.objectives.iwae import MIWAE, log_mean_exp
+from ppl_vae.numpyro.inference.objectives.parts.path_gradients import PathObjective, Paths
+from ppl_vae.shared.checks import check_whole
+
+
+class PIWAE(PathObjective):
+    """One bound of m k particles for the model, m of k for the guide, as `ppl_vae.inference.PIWAE`.
+
+    Args:
+        m: Number of bounds of the guide.
+        k: Number of particles of each.
+        max_plate_nesting: Number of plate dimensions of the programs.
+
+    Raises:
+        ValueError: (when used) as `IWAE`.
+    """
+
+    def __init__(self, m: int, k: int, *, max_plate_nesting: int = 1) -> None:
+        check_whole("m", m, 1)
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        self.m = m
+        self.num_particles = m * k
+
+    def value(self, log_w: Array) -> Array:
+        return -log_mean_exp(log_w)
+
+    def surrogate(self, draws: Draws, log_w: Array, scale: Array, paths: Paths) -> Array:
+        of_all = MIWAE(self.m, self.k).loss_of(draws)  # these draws have their paths
+        numbers = lax.stop_gradient(log_w)
+        in_groups = jax.nn.softmax(numbers.reshape(self.m, self.k, -1), axis=1) / self.m
+        more = jax.nn.softmax(numbers, axis=0) - in_groups.reshape(numbers.shape)
+        log_p = log_w + paths.log_q
+        # The model has the gradient of m bounds by now, and is to have that of one.
+        return of_all - (scale * more * log_p).sum()

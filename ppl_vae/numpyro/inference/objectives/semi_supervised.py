@@ -1,0 +1,177 @@
+"""See `ppl_vae.inference.objectives.semi_supervised`."""
+
+import copy
+from numbers import Real
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax import Array
+from numpyro import handlers
+
+from ppl_vae.data.labels import UNLABELLED
+from ppl_vae.numpyro.inference.draws import Draws, Program, draw
+from ppl_vae.numpyro.inference.objectives.elbo import elbo_per_datum
+from ppl_vae.numpyro.inference.objectives.parts.base import Objective, cut
+from ppl_vae.numpyro.models.base import check_model
+from ppl_vae.shared.checks import (
+    as_numpy,
+    check_at_least,
+    check_flag,
+    check_labels,
+    check_lengths,
+    check_whole,
+)
+
+
+class SemiSupervised(Objective):
+    """J^alpha of Kingma et al. 2014, as `ppl_vae.inference.SemiSupervised`.
+
+    A compiled program needs to know the shapes, and so the number of labelled data in a batch.
+    Where `jax.jit` traces the labels, as in a jitted `SVI.update`, that is `labelled_first`;
+    elsewhere, as in `SVI.run`, labels are looked at and may be anywhere. `fit` sees to it.
+
+    Args:
+        alpha: Weight of the classification loss in (9).
+        k: Number of particles.
+        analytic_kl: KL terms in closed form, see `ELBO`.
+        labelled_fraction: Labelled fraction of the data set; by default `fit` counts the labels of
+            its data, and elsewhere that of the batch is taken.
+        labelled_per_batch: Labelled data in each batch that `fit` makes, in addition to
+            `batch_size` unlabelled ones (fewer if there are fewer).
+        max_plate_nesting: Number of plate dimensions of the programs.
+        labelled_first: In batches whose labels are traced: this number of labelled data come first
+            (all, if the batch is smaller), and unlabelled ones follow.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        *,
+        k: int = 1,
+        analytic_kl: bool = False,
+        labelled_fraction: float | None = None,
+        labelled_per_batch: int = 100,
+        max_plate_nesting: int = 1,
+        labelled_first: int | None = None,
+    ) -> None:
+        super().__init__(k, max_plate_nesting=max_plate_nesting)
+        check_at_least("alpha", alpha, 0)
+        check_flag("analytic_kl", analytic_kl)
+        check_whole("labelled_per_batch", labelled_per_batch, 1)
+        fraction: Any = labelled_fraction  # which may be anything
+        if fraction is not None and not (isinstance(fraction, Real) and 0 <= float(fraction) <= 1):
+            raise ValueError(f"labelled_fraction should lie in [0, 1], was {labelled_fraction!r}")
+        if labelled_first is not None:
+            check_whole("labelled_first", labelled_first, 0)
+        self.alpha = alpha
+        self.analytic_kl = analytic_kl
+        self.labelled_fraction = labelled_fraction
+        self.labelled_per_batch = labelled_per_batch
+        self.labelled_first = labelled_first
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
+    ) -> Array:
+        *inputs, y = data
+        n, known = check_lengths(*data), self._known(y)
+        n_labelled = int(known.sum())
+        fraction = n_labelled / n if self.labelled_fraction is None else self.labelled_fraction
+        total = jnp.zeros(())
+        for_unlabelled, for_labelled = jax.random.split(key)
+        if n_labelled < n:
+            unlabelled = [part[~known] for part in inputs]
+            draws = self._draw(model, guide, *unlabelled, key=for_unlabelled, **kwargs)
+            total = total - (1 - fraction) * self._bound(draws).mean()  # (7)
+        if n_labelled > 0:
+            labels = {"y": y[known]}
+            labelled = [part[known] for part in inputs]
+            model = handlers.condition(model, data=labels)
+            guide = handlers.condition(guide, data=labels)
+            draws = self._draw(model, guide, *labelled, key=for_labelled, **kwargs)
+            total = total - fraction * self._bound(draws).mean()  # (6)
+            site = draws.guide["y"]
+            total = total - self.alpha * (site.scale * site.log_prob).mean()  # (9)
+        return n * total
+
+    def _known(self, y: Any) -> npt.NDArray[np.bool_]:
+        """Which data are labelled: a mask with values, also where jit traces `y`."""
+        if not isinstance(y, jax.core.Tracer):
+            return np.asarray(as_numpy(y) != UNLABELLED)
+        if self.labelled_first is None:
+            raise ValueError(
+                "labelled_first should be the number of labelled data at the head of each batch "
+                "where jax.jit traces the labels, was None"
+            )
+        return np.arange(len(y)) < self.labelled_first
+
+    def _draw(self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any) -> Draws:
+        nesting = self.max_plate_nesting
+        draws = draw(model, guide, *data, k=self.k, max_plate_nesting=nesting, key=key, **kwargs)
+        for sites in (draws.guide, draws.model):
+            if "y" not in sites:
+                raise ValueError(f"model and guide should have a site 'y', had {list(sites)}")
+            for site in sites.values():
+                if not site.local:
+                    raise ValueError(
+                        f"site {site.name!r} should lie in the data plate, but it belongs to all "
+                        "data"
+                    )
+        return draws
+
+    def _bound(self, draws: Draws) -> Array:
+        return elbo_per_datum(
+            draws, analytic_kl=self.analytic_kl, max_plate_nesting=self.max_plate_nesting
+        )
+
+    def check(self, model: Any, *data: Any) -> None:
+        check_model(model)
+        check_lengths(*data)
+        if len(data) < 2:
+            raise ValueError("data should be those of the pair and then the labels y, had 1 array")
+        if not hasattr(model, "n_classes"):
+            raise ValueError(
+                f"model should have n_classes, the number of classes of its site 'y', "
+                f"which {type(model).__name__} has not"
+            )
+        *inputs, y = data
+        model.check(*inputs)
+        check_labels("y", y, model.n_classes, unlabelled=True)
+
+    def prepare(self, model: Any, *data: Any) -> Self:
+        self.check(model, *data)
+        labels = as_numpy(data[-1])
+        known = labels != UNLABELLED
+        missing = sorted(set(range(model.n_classes)) - set(labels[known].tolist()))
+        if missing:
+            raise ValueError(f"y should hold a label of every class, had none of {missing}")
+        prepared = copy.copy(self)
+        if self.labelled_fraction is None:
+            prepared.labelled_fraction = float(known.mean())
+        n_labelled = int(known.sum())
+        all_known = n_labelled == len(known)
+        prepared.labelled_first = n_labelled if all_known else self._labelled_size(n_labelled)
+        return prepared
+
+    def _labelled_size(self, n_labelled: int) -> int:
+        return min(self.labelled_per_batch, n_labelled)
+
+    def batches(
+        self, batch_size: int, generator: np.random.Generator, *data: Any
+    ) -> list[np.ndarray]:
+        """`batch_size` unlabelled data, each once an epoch, and some of the labelled in turn."""
+        known = as_numpy(data[-1]) != UNLABELLED
+        labelled, unlabelled = np.flatnonzero(known), np.flatnonzero(~known)
+        if len(unlabelled) == 0:
+            return super().batches(batch_size, generator, *data)
+        size = self._labelled_size(len(labelled))
+        queue = labelled[:0]
+        batches = []
+        for batch in cut(generator.permutation(unlabelled), batch_size):
+            if len(queue) < size:
+                queue = np.concatenate([queue, generator.permutation(labelled)])
+            batches.append(np.concatenate([queue[:size], batch]))
+            queue = queue[size:]
+        return batches

@@ -1,0 +1,1 @@
+"""Training: `fit` and the compiled epochs it runs."""

@@ -1,0 +1,89 @@
+"""The update rules of `ppl_vae.shared.training.optimizers` in optax."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ppl_vae.shared.checks import check_positive
+from ppl_vae.shared.schedules import Schedule
+from ppl_vae.shared.training.faults import check_on_nan
+from ppl_vae.shared.training.history import plain
+from ppl_vae.shared.training.optimizers import (
+    ADAM,
+    SGD,
+    Adam,
+    Adamax,
+    AdamW,
+    Optimizer,
+    check_stepping,
+)
+
+Weights: TypeAlias = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """How parameters follow their gradients: the arguments of `fit` of these names.
+
+    Raises:
+        ValueError: one is not what it should be.
+    """
+
+    lr: float | Schedule = 1e-3
+    optimizer: Optimizer = ADAM
+    clip_norm: float | None = None
+    on_nan: str = "stop"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lr, Schedule):
+            check_positive("lr", self.lr)
+        check_stepping(self.optimizer, self.clip_norm)
+        check_on_nan(self.on_nan)
+
+    def described(self) -> dict[str, Any]:
+        """What a resumed run has in common with the one it goes on with, as JSON values.
+
+        Without `on_nan`, so that a run that stopped can go on by another policy.
+        """
+        return {
+            "lr": plain(self.lr),
+            "optimizer": plain(self.optimizer),
+            "clip_norm": self.clip_norm,
+        }
+
+    def start(self, weights: Mapping[str, Array]) -> Any:
+        """The state of the optimizer before the first step of these weights."""
+        return _rule(self.optimizer).init(dict(weights))
+
+    def step(
+        self, epoch: int | Array, weights: Weights, gradient: Weights, state: Any
+    ) -> tuple[Weights, Any]:
+        """The weights after a step, and the optimizer's state."""
+        direction, state = _rule(self.optimizer).update(gradient, state, weights)
+        lr = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
+        return {name: weight - lr * direction[name] for name, weight in weights.items()}, state
+
+    def clipped(self, gradient: Weights) -> Weights:
+        """The gradient of which all parts in one have no larger norm than `clip_norm`."""
+        if self.clip_norm is None:
+            return gradient
+        norm = jnp.sqrt(sum(jnp.square(part).sum() for part in gradient.values()))
+        factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))  # as torch.nn.utils does
+        return {name: factor * part for name, part in gradient.items()}
+
+
+def _rule(optimizer: Optimizer) -> optax.GradientTransformation:
+    """What a step size scales and weights lose, made of gradients."""
+    assert isinstance(optimizer, SGD | Adam | AdamW | Adamax)
+    weight_decay = optimizer.weight_decay
+    decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+    if isinstance(optimizer, SGD):
+        momentum, nesterov = optimizer.momentum, optimizer.nesterov
+        return optax.chain(decay, optax.trace(momentum, nesterov) if momentum else optax.identity())
+    moments = optax.scale_by_adamax if isinstance(optimizer, Adamax) else optax.scale_by_adam
+    scale = moments(*optimizer.betas, optimizer.eps)
+    return optax.chain(*((scale, decay) if isinstance(optimizer, AdamW) else (decay, scale)))

@@ -1,0 +1,1 @@
+"""Distributions that NumPyro lacks, as `ppl_vae.models.distributions`."""

@@ -1,1 +1,0 @@
-"""What a run is, shows and leaves behind, for both backends."""

@@ -1,0 +1,1 @@
+"""Measurements of trained pairs in numpy, for both backends."""

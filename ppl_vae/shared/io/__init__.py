@@ -1,0 +1,1 @@
+"""Files of arrays and JSON, read with distrust."""

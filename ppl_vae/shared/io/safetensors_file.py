@@ -1,0 +1,177 @@
+"""Files of arrays and one JSON text: safetensors, written whole or not at all, read with distrust.
+
+Nothing in a file is executed, imported or unpickled. A file is read only if its header is as large
+as it says, holds what the arrays need and no more, and a SHA-256 of all arrays and the text agrees:
+so it is as it was written. The sum keeps off damage, not forgery.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ppl_vae.shared.io.json_text import parse, parse_text
+
+_TEXT, _SUM = "ppl_vae", "sha256"
+MOST_HEADER = 2**21
+"""The most bytes of a header: the names, types and shapes of arrays, and the text."""
+
+
+def write(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    text: Mapping[str, Any],
+    *,
+    previous: Path | None = None,
+) -> None:
+    """Writes `arrays` and, as JSON in the file's header, `text`.
+
+    The file appears under its name only when it is complete and on the disk, so a kill at any
+    moment leaves either the old file or the new one.
+
+    Args:
+        path: The file, whose folder is made if need be.
+        arrays: The arrays by their names.
+        text: What JSON can hold.
+        previous: Where a file that is there goes; by default it is replaced.
+
+    Raises:
+        ValueError: the arrays or the text are such that they could not be read again.
+        OSError: the file could not be written; names it. What was there is as it was.
+    """
+    contiguous = {name: _in_file_order(array) for name, array in arrays.items()}
+    encoded = json.dumps(text)
+    parse_text(encoded)
+    about = {_TEXT: encoded, _SUM: _checksum(contiguous, encoded)}
+    content = save(contiguous, metadata=about)
+    if _promised(content[:8]) > MOST_HEADER:
+        raise ValueError(
+            f"arrays and text should have a header of at most {MOST_HEADER} bytes, "
+            f"had {_promised(content[:8])}"
+        )
+    replace(path, content, previous=previous)
+
+
+def replace(path: Path, content: bytes, *, previous: Path | None = None) -> None:
+    """Puts `content` on the disk, and only then in the place of `path`. See `write`."""
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".unfinished")
+        moved = False
+        try:
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if previous is not None and path.exists():
+                path.replace(previous)
+                moved = True
+            unfinished.replace(path)
+        except BaseException:
+            if moved and previous is not None and not path.exists():
+                previous.replace(path)
+            unfinished.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _in_file_order(array: np.ndarray) -> np.ndarray:
+    """In C order, with the least byte of a number first."""
+    given = np.asarray(array, order="C")
+    return given.astype(given.dtype.newbyteorder("<"), copy=False)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An OSError says which file could not be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OSError(
+            error.errno, f"{str(path)!r} could not be written ({why}); what was there stays"
+        ) from error
+
+
+@contextmanager
+def of_a_model(path: Path) -> Iterator[None]:
+    """What is wrong with the model in a file is said with the file's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"path should be the file of a model, {str(path)!r} is not: {error}"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """The names in a folder are on the disk too. Windows cannot do it, and does it by itself."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the JSON of a file that `write` made.
+
+    Raises:
+        FileNotFoundError: there is nothing of this name.
+        ValueError: it is a folder or no regular file, or damaged, or something else wrote it.
+        OSError: the file cannot be read at all.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"path should be a file, was {str(path)!r}, which does not exist")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"path should be a file, was {str(path)!r}, which is {kind}")
+    try:
+        with path.open("rb") as file:
+            return _read(file)
+    except (SafetensorError, KeyError, ValueError, TypeError, MemoryError) as error:
+        raise ValueError(
+            f"path should be a whole file written by ppl_vae, was {str(path)!r} ({error})"
+        ) from error
+
+
+def _read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    size, start = os.fstat(file.fileno()).st_size, file.read(8)
+    if len(start) < 8 or 8 + _promised(start) > size:
+        raise ValueError(f"it ends before its header does, after {size} bytes")
+    if _promised(start) > MOST_HEADER:
+        raise ValueError(f"its header has {_promised(start)} bytes, more than {MOST_HEADER}")
+    header = parse(file.read(_promised(start)).decode())
+    about = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(about, dict) or set(about) != {_TEXT, _SUM}:
+        raise ValueError("its header has no text and checksum of ppl_vae")
+    file.seek(0)
+    arrays = load(file.read())  # checks types, shapes and places against each other and the size
+    if about[_SUM] != _checksum(arrays, about[_TEXT]):
+        raise ValueError("its content does not have the checksum it was written with")
+    return arrays, parse_text(about[_TEXT])
+
+
+def _promised(start: bytes) -> int:
+    """The size of the header, with which a file starts."""
+    return int.from_bytes(start, "little")
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    """Of every bit of the arrays, their names, types and shapes, and the text."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        found.update(repr((name, array.dtype.str, array.shape)).encode())
+        found.update(array.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()

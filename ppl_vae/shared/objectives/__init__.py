@@ -1,0 +1,1 @@
+"""Arguments and arithmetic of objectives, for both backends."""

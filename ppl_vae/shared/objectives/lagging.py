@@ -1,0 +1,62 @@
+"""What the aggressive updates of both backends share."""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from ppl_vae.shared.checks import check_whole
+
+
+def check_lagging(most: int, window: int, patience: int, subset: int) -> None:
+    """Raises a ValueError that names the argument of `Lagging` which is not what it should be."""
+    check_whole("window", window, 1)
+    check_whole("most", most, 1)
+    if most < 2 * window:
+        raise ValueError(
+            f"most should be at least 2 window = {2 * window}, as two windows are compared, was "
+            f"{most}"
+        )
+    check_whole("patience", patience, 1)
+    check_whole("subset", subset, 2)
+
+
+def check_wrapped(objective: Any) -> None:
+    """Raises a ValueError unless `objective` is a loss of one pair of densities, of one phase."""
+    kind = type(objective).__name__
+    if kind in ("Lagging", "SemiSupervised"):
+        raise ValueError(
+            "objective should be a bound of log p(x) of one pair of densities p(x, z) and "
+            f"q(z | x), such as ELBO(), was {kind}"
+        )
+
+
+def only_guide(of_guide: Collection[str], of_model: Collection[str]) -> list[str]:
+    """The parameters that belong to the guide alone.
+
+    Args:
+        of_guide: Names of the parameters that log q depends on at given draws.
+        of_model: Names of those that log p depends on.
+
+    Raises:
+        ValueError: there are none.
+    """
+    own = [name for name in of_guide if name not in of_model]
+    if not own:
+        raise ValueError(
+            "guide should have trained parameters of its own, that log q(z | x) depends on and "
+            "log p(x, z) does not, had none: it cannot lag behind the model, train by ELBO"
+        )
+    return own
+
+
+def still_lagging(left: float, best: float, found: float) -> tuple[float, float]:
+    """How many more epochs may pass without a climb, and the largest mutual information so far.
+
+    Args:
+        left: How many may pass before this epoch's `found`, at least 1.
+        best: The largest mutual information of the epochs before.
+        found: That after this epoch.
+    """
+    found = float(np.float32(found))  # what a checkpoint remembers of it
+    return (left - 1.0, best) if found < best else (left, found)

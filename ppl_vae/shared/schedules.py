@@ -1,0 +1,70 @@
+"""Numbers that change during training, as functions of the epoch alone, for both backends."""
+
+from abc import abstractmethod
+from typing import Any
+
+from ppl_vae.shared.arguments import Remembers, as_call
+from ppl_vae.shared.checks import check_fraction, check_positive, check_whole
+
+
+class Schedule(Remembers):
+    """A number for each epoch; the first epoch is number 1."""
+
+    def __repr__(self) -> str:
+        return as_call(self)
+
+    @abstractmethod
+    def __call__(self, epoch: Any) -> Any:
+        """The number in the epoch, which may be what a compiled program has in its place."""
+
+
+class Warmup(Schedule):
+    """A weight that grows linearly and then is 1: start + (1 - start) min(1, epoch / epochs).
+
+    The first epoch is number 1 and not weighted by `start`, so that all is trained in it.
+
+    References:
+        Sønderby, Raiko, Maaløe, Sønderby & Winther, "Ladder variational autoencoders", NeurIPS
+        2016, arXiv:1602.02282 (`epochs` is its N_t); Bowman et al., "Generating
+        sentences from a continuous space", CoNLL 2016, arXiv:1511.06349, section 3.1.
+
+    Args:
+        epochs: The first epoch of weight 1.
+        start: The weight before the first epoch, in [0, 1].
+    """
+
+    def __init__(self, epochs: int, start: float = 0.0) -> None:
+        check_whole("epochs", epochs, 1)
+        check_fraction("start", start)
+        self.epochs, self.start = epochs, start
+
+    def __call__(self, epoch: Any) -> Any:
+        progress = _at_most_one(epoch / self.epochs)
+        return self.start + (1 - self.start) * progress
+
+
+class ExponentialDecay(Schedule):
+    """A step size that falls by one factor per epoch: start (end / start)^((epoch - 1) / (n - 1)).
+
+    It is `end` in epoch n and stays there.
+
+    Args:
+        start: The step size in the first epoch.
+        end: The step size from epoch n on.
+        epochs: n, at least 2.
+    """
+
+    def __init__(self, start: float, end: float, epochs: int) -> None:
+        check_positive("start", start)
+        check_positive("end", end)
+        check_whole("epochs", epochs, 2)
+        self.start, self.end, self.epochs = start, end, epochs
+
+    def __call__(self, epoch: Any) -> Any:
+        progress = _at_most_one((epoch - 1) / (self.epochs - 1))
+        return self.start * (self.end / self.start) ** progress
+
+
+def _at_most_one(value: Any) -> Any:
+    # Comparisons and not min(): a compiled program has no value of the epoch.
+    return (value < 1) * value + (value >= 1) * 1

@@ -1,0 +1,1 @@
+"""Settings, checkpoints, metrics and progress of a run, for both backends."""
