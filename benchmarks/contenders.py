@@ -26,9 +26,9 @@ def ours(case: Case, device: torch.device, compile: bool) -> Step:
 
 def by_hand(case: Case, device: torch.device, compile: bool, kept: bool = False) -> Step:
     if kept:
-        from ppl_vae.inference.compilation.allocator import keep_freed
+        from ppl_vae.inference.compilation.allocator import retain_freed_memory
 
-        keep_freed()
+        retain_freed_memory()
     module, optimizer, x = _parts(case, device)
     loss_of: Any = torch.compile(module) if compile else module
 

@@ -34,7 +34,7 @@ class NormalFeatures:
 
     mean: npt.NDArray[np.float32]
     scale: npt.NDArray[np.float32]
-    drawn_by: ClassVar[str] = "normal"
+    resampling_distribution: ClassVar[str] = "normal"
     support: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
 
     def __post_init__(self) -> None:

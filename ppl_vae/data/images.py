@@ -34,7 +34,7 @@ class Dynamic:
     """
 
     probs: npt.NDArray[np.float32]
-    drawn_by: ClassVar[str] = "bernoulli"
+    resampling_distribution: ClassVar[str] = "bernoulli"
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.shared.checks import as_numpy, drawn_by
+from ppl_vae.shared.checks import as_numpy, resampling_distribution
 
 
 def as_tuple(data: Any) -> tuple[Any, ...]:
@@ -41,7 +41,7 @@ def bernoulli(p: Tensor) -> Tensor:
     return (torch.rand_like(p) < p).to(p.dtype)
 
 
-# How data are made of their parameters, by `drawn_by`; arrays are what they are.
+# How data are made of their parameters, by `resampling_distribution`; arrays are what they are.
 DRAWS: dict[str | None, Callable[..., Tensor]] = {
     None: lambda part: part,
     "bernoulli": bernoulli,
@@ -62,8 +62,8 @@ class Batches:
 
     def __init__(self, data: Sequence[Any], device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
-        self.draws = [DRAWS[drawn_by(part)] for part in data]
-        arrays = [part.parameters if drawn_by(part) else (part,) for part in data]
+        self.draws = [DRAWS[resampling_distribution(part)] for part in data]
+        arrays = [part.parameters if resampling_distribution(part) else (part,) for part in data]
         self.parts = [[_tensor(value, dtype) for value in values] for values in arrays]
         self.resident = self._fits()
         if self.resident:

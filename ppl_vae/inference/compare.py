@@ -16,7 +16,7 @@ from ppl_vae.inference.objectives.parts.base import Objective, check_objective
 from ppl_vae.inference.training.fit import fit
 from ppl_vae.inference.training.step import Compile
 from ppl_vae.models.base import Model, check_model
-from ppl_vae.shared.checks import as_argument, check_seed, check_whole, one_draw
+from ppl_vae.shared.checks import as_argument, check_seed, check_whole, sample_once
 from ppl_vae.shared.evaluation.comparison import Objectives, Row, by_name, compared, row
 from ppl_vae.shared.evaluation.gradients import check_repeats
 from ppl_vae.shared.schedules import Schedule
@@ -85,7 +85,7 @@ def compare(
     check_repeats(repeats)
     check_seed(seed)
     with as_argument("test"):
-        arrays = tuple(one_draw(as_tuple(test), seed))
+        arrays = tuple(sample_once(as_tuple(test), seed))
         model.check(*arrays)
     batch = tuple(part[:batch_size] for part in arrays)
     # What cannot be compiled when training is over should not cost its result.

@@ -48,7 +48,7 @@ class Site:
     enum_dim: int | None
 
     @property
-    def scored(self) -> bool:
+    def needs_score_function(self) -> bool:
         """Whether its gradient needs the score function: drawn, but not by reparametrisation."""
         drawn = not self.observed and self.enum_dim is None
         return drawn and not getattr(self.fn, "has_rsample", False)

@@ -16,24 +16,24 @@ def as_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def drawn_by(value: Any) -> str | None:
+def resampling_distribution(value: Any) -> str | None:
     """The distribution of data that are drawn anew for each batch, or None if they are an array.
 
     These are `ppl_vae.data.Dynamic` ("bernoulli") and `ppl_vae.data.NormalFeatures` ("normal"):
     they have `parameters`, what a batch is drawn from, a `mean`, and `sample(seed)`.
     """
-    return getattr(value, "drawn_by", None)
+    return getattr(value, "resampling_distribution", None)
 
 
 def mean_of(value: Any) -> Any:
     """The means of data that are drawn anew for each batch; an array stands for itself."""
-    return value.mean if drawn_by(value) else value
+    return value.mean if resampling_distribution(value) else value
 
 
-def one_draw(data: tuple[Any, ...], seed: int) -> list[Any]:
+def sample_once(data: tuple[Any, ...], seed: int) -> list[Any]:
     """`data` with one draw of what is drawn anew, by the seed: the same in both backends."""
     check_seed(seed)
-    return [x.sample(seed) if drawn_by(x) else x for x in data]
+    return [x.sample(seed) if resampling_distribution(x) else x for x in data]
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def check_matrix(
     shape = tuple(value.shape)
     if len(shape) != 2 or shape[1] != dim:
         raise ValueError(f"{name} should have shape (n, {dim}), had {shape}")
-    if drawn_by(value):
+    if resampling_distribution(value):
         if value.support[0] < low or value.support[1] > high:
             raise ValueError(
                 f"{name} should lie in [{low:g}, {high:g}], was {type(value).__name__}, which is "
@@ -235,7 +235,7 @@ def check_layers(z_dims: Any, hidden: Any) -> None:
 
 def check_condition(name: str, value: Any, dim: int) -> None:
     """`value` is a finite (n, dim) array, or a vector of integer classes 0, ..., dim - 1."""
-    dtype = None if drawn_by(value) else as_numpy(value).dtype
+    dtype = None if resampling_distribution(value) else as_numpy(value).dtype
     if dtype is not None and np.issubdtype(dtype, np.integer):
         check_labels(name, value, dim)
     else:

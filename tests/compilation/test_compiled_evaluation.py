@@ -22,13 +22,13 @@ from ppl_vae.inference.compilation import compiled_function
 from ppl_vae.inference.compilation.capture import CannotCapture
 from ppl_vae.inference.compilation.compiled_function import (
     WORTH_COMPILING,
-    Captured,
+    CompiledFunction,
     chosen,
     seconds,
 )
 from ppl_vae.inference.evaluation import ais
 from ppl_vae.inference.evaluation.bdmc import bdmc
-from ppl_vae.inference.evaluation.hmc import CapturedMoves, State, move
+from ppl_vae.inference.evaluation.hmc import CompiledMoves, State, move
 from ppl_vae.inference.evaluation.tempered import Tempered, tempered
 from ppl_vae.inference.objectives.parts.base import PyroObjective
 from ppl_vae.models import VAE, Model
@@ -129,7 +129,7 @@ def test_steps_of_a_move_are_part_of_its_graph(recorded: list[Any]) -> None:
     model, x = exact.conjugate(exact=False), exact.data()
     with torch.no_grad():
         target = Tempered(model.model, x, chains=2)
-        by = CapturedMoves(model, compile=True)
+        by = CompiledMoves(model, compile=True)
         start = target.start()
         state, size = State(start, target.terms(start)), torch.full((4,), 0.3).double()
         for steps in (1, 2, 1):
@@ -289,7 +289,7 @@ class Net(nn.Module):
 
 def test_weights_and_modes_of_the_moment_count(recorded: list[Any]) -> None:
     net = Net().double().eval()
-    x, moved = torch.randn(5, 3).double(), Captured(net, [net], compile=True)
+    x, moved = torch.randn(5, 3).double(), CompiledFunction(net, [net], compile=True)
     found: list[Tensor] = []
 
     def agree(x: Tensor, graphs: int) -> None:
@@ -331,7 +331,7 @@ def test_machine_code_is_found_again(recorded: list[Any]) -> None:
     def run(number: int) -> None:
         with torch.no_grad():
             expected = function(x)
-        torch.testing.assert_close(Captured(function, [net], compile=True)(x), expected)
+        torch.testing.assert_close(CompiledFunction(function, [net], compile=True)(x), expected)
         assert len(recorded) == number
 
     run(1)
@@ -392,7 +392,7 @@ def test_machine_code() -> None:
     assert_same(lambda **given: log_likelihood(model, x, **given), **AIS, leapfrog_steps=1)
     model.float()
     assert_same(lambda **given: log_likelihood(model, x, 4, **given), rtol=1e-5)
-    doubled = Captured(lambda x: 2 * x, [], compile=True)
+    doubled = CompiledFunction(lambda x: 2 * x, [], compile=True)
     for dense in (x, x.T.contiguous().T):  # code is for one of them
         assert torch.equal(doubled(dense), 2 * x)
     assert len(doubled.graphs) == 1

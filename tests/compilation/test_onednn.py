@@ -66,7 +66,7 @@ import torch
 from ppl_vae.inference import memory
 
 torch.set_num_threads(1)
-memory.keep_freed()
+memory.retain_freed_memory()
 
 def work():
     held = [torch.ones(2**20) for _ in range(8)]

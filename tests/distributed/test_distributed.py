@@ -138,7 +138,7 @@ def test_what_is_refused(two: tuple[Path, str]) -> None:
         assert "their buffer 'mean' of the first batch is not that of one" in said["buffer"]
         assert "data should be the same in all processes" in said["data"]
         assert "settings should be the same in all processes" in said["seed"]
-        assert "resume should go on with the run" in said["resume"]
+        assert "cannot resume" in said["resume"]
 
 
 def test_a_parameter_without_a_gradient_in_any_process_has_none(

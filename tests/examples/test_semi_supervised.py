@@ -74,7 +74,7 @@ def test_no_cuda_device(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_checkpoint_of_another_model(run: Run) -> None:
     assert run().status == 0
-    refused(run("--resume", "--activation", "relu"), "resume should go on with the run of")
+    refused(run("--resume", "--activation", "relu"), "cannot resume")
 
 
 def test_a_damaged_mnist_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

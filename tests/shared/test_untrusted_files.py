@@ -123,7 +123,7 @@ def test_the_watch_sees_what_it_is_for(act: Callable[[], object]) -> None:
 
 def test_the_watch_sees_memory_that_an_earlier_test_freed() -> None:
     """A step keeps what was freed: a new array then needs no new address space."""
-    allocator.keep_freed()
+    allocator.retain_freed_memory()
     held = [torch.ones(size) for size in (2**26 + 2**20, 2**20)]
     del held[0]  # what lies below the other one cannot go back to the system
     with pytest.raises(AssertionError), watched():

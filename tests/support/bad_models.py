@@ -82,9 +82,9 @@ OBJECTIVES: dict[str, Row] = {
         lambda b: b.inference.Lagging(b.inference.ELBO(), window=0),
         "window should be a whole number of at least 1, was 0",
     ),
-    "lagging-most": (
-        lambda b: b.inference.Lagging(b.inference.ELBO(), most=9, window=10),
-        "most should be at least 2 window = 20.*was 9",
+    "lagging-max-steps": (
+        lambda b: b.inference.Lagging(b.inference.ELBO(), max_steps=9, window=10),
+        "max_steps should be at least 2 window = 20.*was 9",
     ),
     "lagging-patience": (
         lambda b: b.inference.Lagging(b.inference.ELBO(), patience=0),

@@ -80,7 +80,7 @@ def in_pyro(number: int, **changed: Any) -> Runs:
 
     runs = {case.name: partial(weights, case, partial(objective_of, case)) for case in EVERY_CASE}
     runs |= {name: partial(weights, of_loss(name), loss.make) for name, loss in LOSSES.items()}
-    lagging = partial(Lagging, ELBO(), window=1, most=3)
+    lagging = partial(Lagging, ELBO(), window=1, max_steps=3)
     return runs | {"Lagging": partial(weights, BY_NAME["vae"], lagging)}
 
 
@@ -119,7 +119,7 @@ def in_numpyro(number: int) -> Runs:
     for name, loss in LOSSES.items():
         if of_loss(name).unused is None:
             runs[name] = partial(weights, of_loss(name), partial(make, loss))
-    lagging = partial(inference.Lagging, inference.ELBO(), window=1, most=3)
+    lagging = partial(inference.Lagging, inference.ELBO(), window=1, max_steps=3)
     return runs | {"Lagging": partial(weights, BY_NAME["vae"], lagging)}
 
 

@@ -26,7 +26,7 @@ SETTINGS = {"epochs": 2, "batch_size": 8, "progress": False, "lr": 0.02, "clip_n
 # 22 data are two batches of 8 and one of 6, which two devices can share, and four cannot.
 RUNS = {
     "vae": (CASE["vae"].model, Dynamic(0.8 * X[:22]), None),
-    "in turns": (CASE["vae"].model, X, Lagging(most=4, window=2)),
+    "in turns": (CASE["vae"].model, X, Lagging(max_steps=4, window=2)),
     "batch norm": (CASE["dlgm-norm"].model, X, None),
 }
 

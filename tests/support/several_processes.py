@@ -185,7 +185,7 @@ JOBS: dict[str, Job] = {
     "files": files,
     "free-bits": vae(lambda: ELBO(free_bits=2.0)),
     "free-bits-of-units": vae(lambda: ELBO(analytic_kl=True, free_bits=FreeBits(0.3))),
-    "lagging": vae(lambda: Lagging(most=4, window=2, subset=20)),
+    "lagging": vae(lambda: Lagging(max_steps=4, window=2, subset=20)),
     "clipped": vae(ELBO, clip_norm=0.1),
     "average": lambda out: trained(make(SBN), SBN.data(0), ELBO(5, baseline="average")),
     "baseline": baseline,

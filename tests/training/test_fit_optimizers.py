@@ -9,7 +9,7 @@ from support import CASE, make, weights
 from torch import Tensor, nn
 
 from ppl_vae import ELBO, fit
-from ppl_vae.inference.compilation.precision import of_products
+from ppl_vae.inference.compilation.precision import matmul_precision
 from ppl_vae.inference.training import step_graph
 from ppl_vae.inference.training.step import Step, svi_step
 from ppl_vae.models import Model
@@ -88,8 +88,8 @@ def test_clipping_is_torchs(norm: float, compile: bool) -> None:
 def test_settings_of_a_run_are_compared(tmp_path: Any) -> None:
     trained(epochs=1, out=tmp_path, optimizer=AdamW(), clip_norm=1.0)
     for settings, says in (
-        ({"clip_norm": 1.0}, "optimizer.class was 'AdamW', but optimizer.class is now 'Adam'"),
-        ({"optimizer": AdamW()}, "clip_norm was 1.0, but clip_norm is now None"),
+        ({"clip_norm": 1.0}, "optimizer.class was 'AdamW' when the run started and is now 'Adam'"),
+        ({"optimizer": AdamW()}, "clip_norm was 1.0 when the run started and is now None"),
     ):
         with pytest.raises(ValueError, match=says):
             trained(epochs=2, out=tmp_path, resume=True, **settings)
@@ -118,7 +118,7 @@ def rounded(value: Tensor) -> Tensor:
 def test_bfloat16_is_of_products_alone(compile: bool) -> None:
     """Factors and result are rounded, and nothing else is."""
     layer, x = nn.Linear(4, 3), torch.randn(5, 4)
-    with of_products("bf16"):
+    with matmul_precision("bf16"):
         found = layer(x)
         assert nn.functional.softplus(x).dtype == torch.float32
     assert found.dtype == torch.float32

@@ -31,7 +31,7 @@ RUNS: dict[str, tuple[str, Any]] = {
     "norm": ("hierarchical-norm", None),
     "labels": ("m2-semi-supervised", None),
     "state": ("vae", lambda: GECO(-99.0, rate=1.0)),
-    "turns": ("vae", lambda: Lagging(ELBO(), most=5, window=2, subset=12)),
+    "turns": ("vae", lambda: Lagging(ELBO(), max_steps=5, window=2, subset=12)),
 }
 
 

@@ -32,7 +32,7 @@ VAE_CASE = CASE["vae"]
 (X,) = VAE_CASE.data(0)
 QUIET: dict[str, Any] = {"progress": False, "device": "cpu"}
 SETTINGS: dict[str, Any] = {"batch_size": 10, "lr": 1e-2, "seed": 3, **QUIET}
-SMALL = {"most": 6, "window": 2}
+SMALL = {"max_steps": 6, "window": 2}
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -81,7 +81,7 @@ def test_frozen_parameters_are_nobodys() -> None:
 def test_the_steps_end_when_the_mean_of_a_window_is_no_longer_lower(
     losses: list[float], steps: int
 ) -> None:
-    turn, seen = Turn("guide", most=9, window=2), np.zeros(9)
+    turn, seen = Turn("guide", max_steps=9, window=2), np.zeros(9)
     for taken, loss in enumerate(losses, start=1):
         seen[taken - 1] = loss
         if turn.over(seen, taken):
@@ -166,7 +166,7 @@ def test_who_is_stepped(name: str, recorder: Recorder, series: list[float]) -> N
 
 
 def test_each_turn_of_the_guide_ends_by_the_rule(recorder: Recorder) -> None:
-    run(make(VAE_CASE), Lagging(most=20, window=2), 1)
+    run(make(VAE_CASE), Lagging(max_steps=20, window=2), 1)
     start, ends = 0, set()
     for group, count in recorder.turns():
         losses = np.array(recorder.losses[start : start + count])
@@ -182,7 +182,7 @@ def test_each_turn_of_the_guide_ends_by_the_rule(recorder: Recorder) -> None:
 
 def test_batches_of_the_guide_are_random_and_whole(recorder: Recorder) -> None:
     binary = (np.arange(len(X))[:, None] >> np.arange(6)) & 1  # tells each datum from others
-    objective = Lagging(most=8, window=4, patience=9)
+    objective = Lagging(max_steps=8, window=4, patience=9)
     run(make(VAE_CASE), objective, 3, binary.astype(np.float32))
     inner = [b for b, g in zip(recorder.batches, recorder.groups, strict=True) if g == "guide"]
     outer = [b for b, g in zip(recorder.batches, recorder.groups, strict=True) if g != "guide"]
@@ -289,8 +289,8 @@ def test_a_resumed_run_is_the_run(
 
 def test_a_run_with_another_objective_inside_is_not_resumed(tmp_path: Path) -> None:
     run(make(VAE_CASE), Lagging(ELBO(2), **SMALL), 1, out=tmp_path)
-    for other in (Lagging(ELBO(2, True), **SMALL), Lagging(ELBO(2), most=8, window=2)):
-        with pytest.raises(ValueError, match="resume should go on with the run"):
+    for other in (Lagging(ELBO(2, True), **SMALL), Lagging(ELBO(2), max_steps=8, window=2)):
+        with pytest.raises(ValueError, match="cannot resume"):
             run(make(VAE_CASE), other, 2, out=tmp_path, resume=True)
 
 
@@ -308,7 +308,7 @@ def test_the_guide_comes_near_the_posterior_of_the_model_as_it_is(recorder: Reco
 
     before, start, recorder.stop_at = divergence(), weights(model), "model"
     with pytest.raises(KeyboardInterrupt):
-        run(model, Lagging(most=400, window=20), 1, x, batch_size=50, lr=0.03)
+        run(model, Lagging(max_steps=400, window=20), 1, x, batch_size=50, lr=0.03)
     assert set(unchanged(start, weights(model))) == {n for n in start if n.startswith("decoder")}
     assert len(recorder.groups) < 400
     assert divergence() < 0.1 < 0.5 < before
@@ -353,8 +353,8 @@ def test_pyros_own_elbo(recorder: Recorder) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"most": 0}, "most should be a whole number of at least 1, was 0"),
-        ({"most": 19}, r"most should be at least 2 window = 20, .* was 19"),
+        ({"max_steps": 0}, "max_steps should be a whole number of at least 1, was 0"),
+        ({"max_steps": 19}, r"max_steps should be at least 2 window = 20, .* was 19"),
         ({"window": 0}, "window should be a whole number of at least 1, was 0"),
         ({"window": 2.5}, r"window should be a whole number of at least 1, was 2\.5"),
         ({"patience": 0}, "patience should be a whole number of at least 1, was 0"),
@@ -425,7 +425,7 @@ def test_a_strong_decoder_does_not_leave_the_latents_unused() -> None:
     noise = rng.random((500, 10)) < 0.05
     x = (patterns[rng.integers(8, size=500)] ^ noise).astype(np.float32)
     found = []
-    for objective in (ELBO(), Lagging(most=40)):
+    for objective in (ELBO(), Lagging(max_steps=40)):
         pyro.set_rng_seed(0)
         model = Sequence(10, 2)
         run(model, objective, 15, x, batch_size=100, lr=0.02)

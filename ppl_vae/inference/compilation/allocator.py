@@ -11,7 +11,7 @@ LARGEST_MAPPED = (LARGEST, 32 * 2**20)
 """Older versions of glibc take no more than the second."""
 
 
-def keep_freed() -> None:
+def retain_freed_memory() -> None:
     """Tells glibc's allocator to hand freed memory out again and not back to the system.
 
     By default it returns arrays of megabytes at once, and a step spends up to half of its time on

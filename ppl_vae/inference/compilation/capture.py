@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_vae.inference.compilation.frozen_state import Frozen, noting
+from ppl_vae.inference.compilation.frozen_state import StateGuard, record_reads
 
 Function = Callable[..., Any]
 Saved = tuple[dict[str, Tensor | None], str, Tensor, Tensor]
@@ -78,7 +78,10 @@ class Slots:
         Raises:
             CannotCapture: meanwhile a module counted or kept something: a graph would not.
         """
-        frozen, before = Frozen(self.parts, self.tensors), [dict(vars(part)) for part in self.parts]
+        frozen, before = (
+            StateGuard(self.parts, self.tensors),
+            [dict(vars(part)) for part in self.parts],
+        )
         memory = [tensor.untyped_storage()._cdata for tensor in tensors]
         try:
             for held, name, number in self.places:
@@ -113,7 +116,7 @@ class Slots:
 
 
 def record(
-    function: Function, inputs: Sequence[Tensor], frozen: Frozen | None = None
+    function: Function, inputs: Sequence[Tensor], frozen: StateGuard | None = None
 ) -> torch.fx.GraphModule:
     """The tensor operations of `function` on inputs like these, random draws as draws.
 
@@ -126,11 +129,11 @@ def record(
         CannotCapture: the function looks at a value, uses a tensor that is not among its inputs,
             changes what is frozen, asks for the time, or draws from other random numbers.
     """
-    frozen = Frozen([], []) if frozen is None else frozen
+    frozen = StateGuard([], []) if frozen is None else frozen
     before = _foreign_random_state()
     try:
         # In "fake" mode tensors have no values, so that none can be looked at and frozen.
-        with torch.enable_grad(), pyro.validation_enabled(False), noting(frozen) as calls:
+        with torch.enable_grad(), pyro.validation_enabled(False), record_reads(frozen) as calls:
             graph = make_fx(function, tracing_mode="fake")(*inputs)
     except CannotCapture:
         raise

@@ -16,7 +16,7 @@ from ppl_vae.shared.checks import check_compile
 
 WORTH_COMPILING = 30.0
 """Seconds of eager evaluation, as `seconds` guesses, from which on compiling it is faster."""
-RUN, MULTIPLICATION = 1e-3, 2e-11
+SECONDS_PER_RUN, SECONDS_PER_MULTIPLY_ADD = 1e-3, 2e-11
 """Seconds that `seconds` counts for a run of a pair, and for each weight and row of data in it."""
 MOST_PROGRAMS = 32
 """Number of compiled programs that a process keeps; the one that was not used longest goes."""
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 programs: OrderedDict[str, Function] = OrderedDict()
 
 
-class Captured:
+class CompiledFunction:
     """A function of tensors that reads the weights of modules and needs no gradients by them.
 
     Compiled, it is recorded once for each shape of its arguments and each mode of the modules
@@ -48,7 +48,7 @@ class Captured:
     def __init__(
         self, function: Callable[..., Any], modules: Sequence[nn.Module], *, compile: Compile
     ) -> None:
-        allocator.keep_freed()
+        allocator.retain_freed_memory()
         self.function, self.compile = function, compile
         self.parts = [part for module in modules for part in module.modules()]
         self.slots = Slots(modules)
@@ -106,7 +106,7 @@ class Captured:
         return _compiled_once(record(program, inputs), inputs)
 
 
-def chosen(compile: Compile, model: nn.Module, runs: int, rows: int) -> Compile:
+def resolve_compile(compile: Compile, model: nn.Module, runs: int, rows: int) -> Compile:
     """Whether an evaluation is compiled: of "auto", False where it would not be worth it.
 
     It depends on the amount of work and not on a measurement, so that equal arguments give equal
@@ -128,9 +128,9 @@ def chosen(compile: Compile, model: nn.Module, runs: int, rows: int) -> Compile:
 
 
 def seconds(model: nn.Module, runs: int, rows: int) -> float:
-    """A guess of the time that these runs of a pair take, see `chosen`."""
+    """A guess of the time that these runs of a pair take, see `resolve_compile`."""
     weights = sum(parameter.numel() for parameter in model.parameters())
-    return runs * (RUN + MULTIPLICATION * rows * weights)
+    return runs * (SECONDS_PER_RUN + SECONDS_PER_MULTIPLY_ADD * rows * weights)
 
 
 def _inputs(arguments: Sequence[Any]) -> list[Tensor]:

@@ -44,7 +44,7 @@ class Place(NamedTuple):
     read: Callable[[], Sequence[Any]]
 
 
-class Frozen:
+class StateGuard:
     """What objects hold beside the tensors of their modules, as it is now.
 
     Looked into are attributes, hooks, lists, dictionaries, what functions close over, and objects
@@ -186,7 +186,7 @@ class Calls:
         refused: The first call whose result a graph would freeze, in words.
     """
 
-    def __init__(self, frozen: Frozen) -> None:
+    def __init__(self, frozen: StateGuard) -> None:
         self.frozen = frozen
         self.refused: str | None = None
         self.codes: set[CodeType] = set()
@@ -216,7 +216,7 @@ def _of_a_user(module: str) -> bool:
 
 
 @contextmanager
-def noting(frozen: Frozen) -> Iterator[Calls]:
+def record_reads(frozen: StateGuard) -> Iterator[Calls]:
     """Notes the calls inside; not under a profiler, of which Python has one at a time."""
     calls = Calls(frozen)
     if sys.getprofile() is not None:

@@ -27,7 +27,7 @@ def check_precision(precision: Any, device: torch.device, dtype: torch.dtype) ->
 
 
 @contextmanager
-def of_products(precision: Precision) -> Iterator[None]:
+def matmul_precision(precision: Precision) -> Iterator[None]:
     """The products of networks are made in this format: "fp32" is the parameters' own type.
 
     "tf32" multiplies numbers that were rounded to 10 bits on the tensor cores of a CUDA device.

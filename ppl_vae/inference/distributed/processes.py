@@ -56,12 +56,12 @@ class Processes:
         return self.rank == 0
 
     @property
-    def several(self) -> bool:
+    def is_distributed(self) -> bool:
         return self.size > 1
 
-    def of_first(self, function: Callable[[], T]) -> T:
+    def broadcast_from_rank_0(self, function: Callable[[], T]) -> T:
         """What `function` gives in the first process; its ValueError is raised in all."""
-        if not self.several:
+        if not self.is_distributed:
             return function()
         found: list[Any] = [None, None]
         if self.first:
@@ -77,7 +77,7 @@ class Processes:
 
     def check_same(self, name: str, value: Any) -> None:
         """Raises a ValueError unless all processes have the same `value`, of JSON."""
-        if not self.several:
+        if not self.is_distributed:
             return
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
@@ -90,7 +90,7 @@ class Processes:
 
     def check_in_step(self, modules: Sequence[nn.Module]) -> None:
         """Raises a ValueError unless random states and buffers of all processes are the same."""
-        if self.several:
+        if self.is_distributed:
             states = random_state.of_draws(self.device)
             self.check_same("the state of random numbers after an epoch", _prints(states))
             for module in modules:
@@ -99,12 +99,12 @@ class Processes:
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.several:
+        if self.is_distributed:
             dist.barrier()
 
-    def start_alike(self, modules: Sequence[nn.Module]) -> None:
+    def broadcast_weights(self, modules: Sequence[nn.Module]) -> None:
         """Gives all processes the weights and buffers of the first."""
-        if self.several:
+        if self.is_distributed:
             for module in modules:  # buffers that are not saved too
                 for tensor in (*module.parameters(), *module.buffers()):
                     value = tensor.detach().contiguous()
@@ -131,7 +131,7 @@ class Processes:
 
         The parts of all processes add up to `objective.loss_and_state(model, guide, *batch)`.
         """
-        if not self.several:
+        if not self.is_distributed:
             return objective.loss_and_state(model, guide, *batch)
         total = torch.zeros((), device=batch[0].device)
         state: dict[str, Tensor] = {}
@@ -144,11 +144,11 @@ class Processes:
             total = total + weight * share.weight * loss
         return total, state
 
-    def added(
+    def all_reduce(
         self, loss: Tensor, grads: Sequence[Tensor | None]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Loss and gradients, which are parts, summed over the processes: sent as one array."""
-        if not self.several:
+        if not self.is_distributed:
             return loss, grads
         given = [grad for grad in grads if grad is not None]
         flat = torch.cat([loss.detach().reshape(1), *(grad.reshape(-1) for grad in given)])
@@ -161,14 +161,14 @@ class Processes:
 
         A parameter has none if it has none in any process: optimizers pass over it.
         """
-        if not self.several:
+        if not self.is_distributed:
             if loss.isfinite():
                 loss.backward()
             return loss
         loss.backward()
         used = loss.new_tensor([parameter.grad is not None for parameter in parameters])
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        loss, (counts, *grads) = self.added(loss, [used, *parts])
+        loss, (counts, *grads) = self.all_reduce(loss, [used, *parts])
         assert counts is not None
         finite = bool(loss.isfinite())
         for parameter, grad, count in zip(parameters, grads, counts.tolist(), strict=True):
@@ -181,7 +181,7 @@ class Processes:
         Raises:
             ValueError: they do not.
         """
-        if not self.several:
+        if not self.is_distributed:
             return
         data, random = step.data(batch), random_state.of_draws(self.device)
         given = step.epoch, step.state, data
@@ -193,7 +193,7 @@ class Processes:
             with pyro.validation_enabled(False):
                 loss, state = step.loss_at(*given, processes)
             parts = torch.autograd.grad(loss, own, allow_unused=True)
-            loss, grads = processes.added(loss, parts)
+            loss, grads = processes.all_reduce(loss, parts)
             moved = {f"buffer {n!r}": b.clone() for n, b in step.model.named_buffers()}
             step.slots.restore(buffers)
             flat = [grad.reshape(-1) for grad in grads if grad is not None]

@@ -19,7 +19,7 @@ from ppl_vae.inference.distributed.processes import Processes
 from ppl_vae.shared.training.checkpoints import Checkpoint
 from ppl_vae.shared.training.interrupts import Interrupt
 
-LOOK_EVERY = {"cuda": 50}
+CHECK_EVERY = {"cuda": 50}
 """Steps between looks for a signal, by the type of device; to look is to wait for the device."""
 STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What `torchrun` tells a process."""
@@ -145,7 +145,7 @@ class Together(Interrupt):
 
     @property
     def asked(self) -> signal.Signals | None:  # type: ignore[override]  # which others only read
-        every = LOOK_EVERY.get(self.processes.device.type, 1)
+        every = CHECK_EVERY.get(self.processes.device.type, 1)
         self.looks += 1
         if self.found is None and self.looks % every == 0:
             number = _largest(int(self.own.asked or 0), self.processes.device)

@@ -12,7 +12,7 @@ from ppl_vae.shared.evaluation.annealing import ACCEPTANCE, FIRST_STEP_SIZE, RAT
 from ppl_vae.shared.evaluation.estimates import Estimate
 
 Move: TypeAlias = Callable[[Tempered, State, float, Tensor, int], tuple[State, Tensor]]
-"""`hmc.move`, or the same as graphs: `hmc.CapturedMoves`."""
+"""`hmc.move`, or the same as graphs: `hmc.CompiledMoves`."""
 
 
 def forwards(
@@ -89,7 +89,7 @@ def step_sizes(
 
 
 def runs_of(annealing: Annealing, measured: int = 1) -> int:
-    """How often the model is run for a batch, as `captured.chosen` counts.
+    """How often the model is run for a batch, as `captured.resolve_compile` counts.
 
     Args:
         annealing: The effort.

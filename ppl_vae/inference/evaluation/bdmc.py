@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
-from ppl_vae.inference.compilation.compiled_function import chosen
+from ppl_vae.inference.compilation.compiled_function import resolve_compile
 from ppl_vae.inference.draws import Program
 from ppl_vae.inference.evaluation.ais import backwards, estimate, forwards, runs_of, step_sizes
-from ppl_vae.inference.evaluation.hmc import CapturedMoves
+from ppl_vae.inference.evaluation.hmc import CompiledMoves
 from ppl_vae.inference.evaluation.tempered import Tempered
 from ppl_vae.inference.training.step import Compile
 from ppl_vae.models.base import Model, check_model, evaluating
-from ppl_vae.shared.checks import check_seed, check_whole, one_draw
+from ppl_vae.shared.checks import check_seed, check_whole, sample_once
 from ppl_vae.shared.evaluation.annealing import Annealing
 from ppl_vae.shared.evaluation.estimates import BDMC, Estimate
 
@@ -73,8 +73,8 @@ def bdmc(
     check_model(model)
     batches = Batches(_arguments(model, data, seed), model.device, next(model.parameters()).dtype)
     runs = -(-len(batches) // batch_size) * runs_of(annealing, measured=2)
-    compile = chosen(compile, model, runs, chains * min(batch_size, len(batches)))
-    by = CapturedMoves(model, compile=compile)
+    compile = resolve_compile(compile, model, runs, chains * min(batch_size, len(batches)))
+    by = CompiledMoves(model, compile=compile)
     bounds: tuple[list[Estimate], list[Estimate]] = [], []
     quiet = pyro.validation_enabled(False)
     with evaluating(model), random_state.isolated(seed, model.device), torch.no_grad(), quiet:
@@ -96,7 +96,7 @@ def _arguments(model: Model, data: Any, seed: int) -> Any:
     if isinstance(data, Integral):
         check_whole("data", data, 1)
         return model.blank(int(data))
-    arrays = one_draw(as_tuple(data), seed)
+    arrays = sample_once(as_tuple(data), seed)
     model.check(*arrays)
     return arrays
 

@@ -17,7 +17,7 @@ from ppl_vae.inference.evaluation.log_likelihood import log_likelihood
 from ppl_vae.inference.evaluation.tempered import Tempered, tempered
 from ppl_vae.inference.objectives.parts.log_weights import log_weights
 from ppl_vae.models.base import Model, check_model, evaluating
-from ppl_vae.shared.checks import as_numpy, check_seed, check_whole, one_draw
+from ppl_vae.shared.checks import as_numpy, check_seed, check_whole, sample_once
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.evaluation.gaps import (
     INITIAL,
@@ -128,7 +128,7 @@ def gaps(
         adaptation=adaptation,
     )
     check_model(model)
-    arrays = one_draw(as_tuple(data), seed)
+    arrays = sample_once(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
     found: dict[str, list[tuple[Estimate, Estimate]]] = {name: [] for name in ("guide", *names)}

@@ -11,7 +11,7 @@ from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.objectives.parts.base import Objective, check_objective
 from ppl_vae.models.base import Model, keeping_buffers
-from ppl_vae.shared.checks import as_numpy, check_kind, next_seed, one_draw
+from ppl_vae.shared.checks import as_numpy, check_kind, next_seed, sample_once
 from ppl_vae.shared.evaluation.gradients import Moments, check_repeats, statistics
 
 
@@ -78,7 +78,7 @@ def _estimates(
     objective: Objective, model: Model, batch: Any, repeats: int, seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Gradients of the loss per datum by the name of the parameter, again and again."""
-    arrays = one_draw(as_tuple(batch), seed)
+    arrays = sample_once(as_tuple(batch), seed)
     prepared = objective.prepare(model, *arrays)
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     batches = Batches(arrays, model.device, next(iter(named.values())).dtype)

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.inference.compilation.compiled_function import Captured
+from ppl_vae.inference.compilation.compiled_function import CompiledFunction
 from ppl_vae.inference.evaluation.tempered import Tempered, Terms, tempered
 from ppl_vae.inference.training.step import Compile
 from ppl_vae.shared.evaluation.annealing import JITTER
@@ -70,7 +70,7 @@ def move(
     return _choose(uniform[1] < probability, new, state), probability
 
 
-class CapturedMoves:
+class CompiledMoves:
     """`move`, for densities of one program, as a graph for each shape of the data.
 
     Random numbers, gradients, and which chains accept are in the graph. The inverse temperature and
@@ -78,11 +78,11 @@ class CapturedMoves:
 
     Args:
         model: The module that the program reads weights of.
-        compile: See `Captured`.
+        compile: See `CompiledFunction`.
     """
 
     def __init__(self, model: nn.Module, *, compile: Compile) -> None:
-        self.captured = Captured(self._moved, [model], compile=compile)
+        self.captured = CompiledFunction(self._moved, [model], compile=compile)
 
     def __call__(
         self, target: Tempered, state: State, beta: float, step_size: Tensor, steps: int

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
-from ppl_vae.inference.compilation.compiled_function import Captured, chosen
+from ppl_vae.inference.compilation.compiled_function import CompiledFunction, resolve_compile
 from ppl_vae.inference.draws import draw
 from ppl_vae.inference.evaluation import ais
-from ppl_vae.inference.evaluation.hmc import CapturedMoves
+from ppl_vae.inference.evaluation.hmc import CompiledMoves
 from ppl_vae.inference.evaluation.tempered import Tempered
 from ppl_vae.inference.objectives.parts.log_weights import log_weights
 from ppl_vae.inference.training.step import Compile
 from ppl_vae.models.base import Model, check_model, evaluating
-from ppl_vae.shared.checks import check_whole, one_draw
+from ppl_vae.shared.checks import check_whole, sample_once
 from ppl_vae.shared.evaluation.annealing import Annealing
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.evaluation.likelihood import Method, Weighing, effort_of
@@ -86,10 +86,10 @@ def log_likelihood(
         temperatures: Number of temperatures T (1000).
         leapfrog_steps: Steps of a move (10); there is one move at each temperature.
         adaptation: Number of temperatures of the run that finds the step sizes (100).
-        compile: Whether draws and their weights, or moves of chains, are compiled (see `Captured`),
-            which takes seconds at first: True, False, or "auto": where there is so much work that
-            it pays (see `chosen`), and it is possible. A smaller last batch, or part of the draws,
-            is compiled by itself.
+        compile: Whether to compile the draws and their weights, or the moves of the chains (see
+            `CompiledFunction`), which takes some seconds: True, False, or "auto", which compiles
+            where it is possible and the amount of work justifies it (see `resolve_compile`). A
+            smaller last batch is compiled separately.
         seed: Of the draws and the pixels; the caller's random state is left as it was.
         max_plate_nesting: Number of plate dimensions of the programs.
 
@@ -110,7 +110,7 @@ def log_likelihood(
     )
     check_whole("batch_size", batch_size, 1)
     check_model(model)
-    arrays = one_draw(as_tuple(data), seed)
+    arrays = sample_once(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
     number = -(-len(batches) // batch_size)
@@ -119,9 +119,9 @@ def log_likelihood(
     else:
         runs, rows = ais.runs_of(effort), effort.chains
     rows *= min(batch_size, len(batches))
-    compile = chosen(compile, model, number * runs, rows)
+    compile = resolve_compile(compile, model, number * runs, rows)
     weigh = _weighing(model, max_plate_nesting, compile)
-    by = CapturedMoves(model, compile=compile)
+    by = CompiledMoves(model, compile=compile)
     parts = []
     quiet = pyro.validation_enabled(False)
     with evaluating(model), random_state.isolated(seed, model.device), torch.no_grad(), quiet:
@@ -134,7 +134,7 @@ def log_likelihood(
     return Estimate.join(parts)
 
 
-def _weighing(model: Model, nesting: int, compile: Compile) -> Captured:
+def _weighing(model: Model, nesting: int, compile: Compile) -> CompiledFunction:
     """log sum_i w_i and log sum_i w_i^2 of some draws for each datum of a batch, (N,)."""
 
     def sums(size: int, *batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,10 +142,12 @@ def _weighing(model: Model, nesting: int, compile: Compile) -> Captured:
         log_w = log_weights(draws).double()
         return log_w.logsumexp(0), (2 * log_w).logsumexp(0)
 
-    return Captured(sums, [model], compile=compile)
+    return CompiledFunction(sums, [model], compile=compile)
 
 
-def _weighted(weigh: Captured, batch: Any, effort: Weighing, device: torch.device) -> Estimate:
+def _weighted(
+    weigh: CompiledFunction, batch: Any, effort: Weighing, device: torch.device
+) -> Estimate:
     """Of a batch by some draws at a time, of which only the sums are kept."""
     k, particles = effort.k, effort.particles
     log_sum = log_sum_of_squares = torch.full((), -torch.inf, dtype=torch.double, device=device)

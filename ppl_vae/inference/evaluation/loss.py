@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
-from ppl_vae.inference.compilation.compiled_function import Captured, chosen
+from ppl_vae.inference.compilation.compiled_function import CompiledFunction, resolve_compile
 from ppl_vae.inference.draws import draw
 from ppl_vae.inference.objectives.elbo import ELBO
 from ppl_vae.inference.objectives.parts.base import Objective, check_objective
 from ppl_vae.inference.training.step import Compile
 from ppl_vae.models.base import Model, check_model, evaluating
-from ppl_vae.shared.checks import check_whole, one_draw
+from ppl_vae.shared.checks import check_whole, sample_once
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.evaluation.sites import check_kl_terms
 
@@ -45,12 +45,12 @@ def mean_loss(
     check_whole("batch_size", batch_size, 1)
     objective = ELBO() if objective is None else objective
     check_objective("objective", objective)
-    objective = objective.measured()
-    arrays = one_draw(as_tuple(data), seed)
+    objective = objective.for_evaluation()
+    arrays = sample_once(as_tuple(data), seed)
     objective.check(model, *arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
     rows = objective.num_particles * min(batch_size, len(batches))
-    compile = chosen(compile, model, -(-len(batches) // batch_size), rows)
+    compile = resolve_compile(compile, model, -(-len(batches) // batch_size), rows)
     loss, total = _loss_of_batch(model, objective, compile), 0.0
     with evaluating(model), random_state.isolated(seed, model.device):
         for index in torch.arange(len(batches)).split(batch_size):
@@ -59,7 +59,7 @@ def mean_loss(
     return total / len(batches)
 
 
-def _loss_of_batch(model: Model, objective: Objective, compile: Compile) -> Captured:
+def _loss_of_batch(model: Model, objective: Objective, compile: Compile) -> CompiledFunction:
     programs = model.model, model.guide
 
     def loss(*batch: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _loss_of_batch(model: Model, objective: Objective, compile: Compile) -> Capt
             return objective.differentiable_loss(*programs, *batch)
         return torch.tensor(objective.loss(*programs, *batch), dtype=torch.double)
 
-    return Captured(loss, [model, *objective.networks().values()], compile=compile)
+    return CompiledFunction(loss, [model, *objective.networks().values()], compile=compile)
 
 
 def kl_per_site(
@@ -95,7 +95,7 @@ def kl_per_site(
     check_whole("k", k, 1)
     check_whole("batch_size", batch_size, 1)
     check_model(model)
-    arrays = one_draw(as_tuple(data), seed)
+    arrays = sample_once(as_tuple(data), seed)
     model.check(*arrays)
     batches = Batches(arrays, model.device, next(model.parameters()).dtype)
     terms: dict[str, list[Estimate]] = {}

@@ -18,7 +18,7 @@ from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.draws import Draws, Program, Site, draw
 from ppl_vae.inference.objectives.parts.log_weights import latents, log_weights
 from ppl_vae.models.base import Model, check_model, evaluating
-from ppl_vae.shared.checks import as_numpy, check_whole, one_draw
+from ppl_vae.shared.checks import as_numpy, check_whole, sample_once
 from ppl_vae.shared.evaluation.pair import Array, Arrays, Found, Pair
 from ppl_vae.shared.evaluation.sites import (
     check_drawn,
@@ -53,7 +53,7 @@ class TrainedPair(Pair):
         check_whole("batch_size", batch_size, 1)
         check_whole("max_plate_nesting", max_plate_nesting, 1)
         check_model(model)
-        arrays = one_draw(as_tuple(data), seed)
+        arrays = sample_once(as_tuple(data), seed)
         model.check(*arrays)
         self.model, self.seed, self.nesting = model, seed, max_plate_nesting
         self.batches = Batches(arrays, model.device, next(model.parameters()).dtype)

@@ -17,7 +17,7 @@ from ppl_vae.inference.objectives.parts.baselines import (
     check_baseline,
     description,
 )
-from ppl_vae.inference.objectives.parts.kl import closed_kl, lacking, same
+from ppl_vae.inference.objectives.parts.kl import closed_kl, free_bits_penalty, same
 from ppl_vae.shared.checks import check_at_least, check_flag
 from ppl_vae.shared.objectives.free_bits import FreeBits, as_free_bits
 from ppl_vae.shared.schedules import Schedule
@@ -111,7 +111,7 @@ class ELBO(Objective):
     def at(self, epoch: Any) -> Self:
         return self._with(beta=self.beta(epoch)) if isinstance(self.beta, Schedule) else self
 
-    def measured(self) -> Self:
+    def for_evaluation(self) -> Self:
         return self._with(baseline=None, beta=1.0, free_bits=0.0)
 
     def _with(self, **changes: Any) -> Self:
@@ -150,7 +150,7 @@ class ELBO(Objective):
             state = {"baseline": centre.next_average(signal)}
         if free_bits.nats > 0:
             settings = {"analytic_kl": self.analytic_kl, **nesting}
-            loss = loss + beta * lacking(free_bits, draws, **settings)
+            loss = loss + beta * free_bits_penalty(free_bits, draws, **settings)
         return loss, state
 
 
@@ -218,7 +218,7 @@ def _terms(draws: Draws, analytic_kl: bool, beta: float, max_plate_nesting: int)
         else:
             log_w = log_w - beta * site.scale * site.log_prob
     weight = _sum(site.log_prob for site in guide if site.enum_dim is not None).exp()
-    return _Terms(weight, log_w, _sum(site.log_prob for site in guide if site.scored))
+    return _Terms(weight, log_w, _sum(site.log_prob for site in guide if site.needs_score_function))
 
 
 def elbo_of_globals(draws: Draws, *, beta: float = 1.0) -> Tensor:
@@ -228,7 +228,7 @@ def elbo_of_globals(draws: Draws, *, beta: float = 1.0) -> Tensor:
         for site in sites.values():
             if site.local or (sign < 0 and site.observed):
                 continue
-            if site.scored or site.enum_dim is not None:
+            if site.needs_score_function or site.enum_dim is not None:
                 raise ValueError(
                     f"site {site.name!r} should be reparametrised or lie in the data plate, was a "
                     f"global {type(site.fn).__name__}: use pyro.infer.Trace_ELBO"

@@ -98,7 +98,7 @@ class GECO(Objective):
         numbers = {"beta": self.start, "reconstruction": math.nan, "reached": 0.0}
         return {name: torch.tensor(value) for name, value in numbers.items()}
 
-    def measured(self) -> Self:
+    def for_evaluation(self) -> Self:
         return self.with_state({**self.state(), "beta": torch.tensor(1.0)})
 
     def differentiable_loss(
@@ -194,7 +194,7 @@ def _check(draws: Draws, inner: Sequence[str]) -> None:
         if name not in names:
             raise ValueError(f"inner should be latent sites of the guide, {names}, had {name!r}")
     for site in (*draws.model.values(), *latents):
-        if site.enum_dim is not None or (site.name in names and site.scored):
+        if site.enum_dim is not None or (site.name in names and site.needs_score_function):
             raise ValueError(
                 f"site {site.name!r} should be reparametrised, which it is not: use ELBO"
             )

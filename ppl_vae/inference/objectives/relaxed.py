@@ -100,7 +100,7 @@ class Relaxed(Objective):
         changed.temperature = self.temperature(epoch)
         return changed
 
-    def measured(self) -> Any:
+    def for_evaluation(self) -> Any:
         return ELBO(self.k, max_plate_nesting=self.max_plate_nesting)
 
     def differentiable_loss(

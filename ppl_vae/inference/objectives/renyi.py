@@ -102,6 +102,6 @@ class CUBO(PathObjective):
 
     def surrogate(self, draws: Draws, log_w: Tensor, scale: Tensor, paths: Paths) -> Tensor:
         weight = (1 - self.n) * scale * (self.n * log_w.detach()).softmax(0)
-        if any(site.scored for site in latents(draws)):
+        if any(site.needs_score_function for site in latents(draws)):
             return (weight * log_guide(draws)).sum() / self.n  # (2)
         return paths.along((weight * log_w).sum())  # (1)

@@ -66,13 +66,13 @@ class TVO(PathObjective):
         self.partitions, self.bound = edges_of(partitions), bound
 
     def value(self, log_w: Tensor) -> Tensor:
-        _, width, share = self._heated(log_w)
+        _, width, share = self._tempered_weights(log_w)
         bound = (width * share * log_w).sum((0, 1))
         return bound if self.bound == "upper" else -bound
 
     def surrogate(self, draws: Draws, log_w: Tensor, scale: Tensor, paths: Paths) -> Tensor:
         numbers, log_q = log_w.detach(), log_guide(draws)
-        beta, width, share = self._heated(numbers)
+        beta, width, share = self._tempered_weights(numbers)
         mean = (share * numbers).sum(1, keepdim=True)
         covariance = self.k / (self.k - 1) * share * (numbers - mean)
         # log pi_beta is log q + beta log w, but for a constant.
@@ -82,7 +82,7 @@ class TVO(PathObjective):
             return (scale * (of_guide - of_weight) * log_q).sum()
         return -(scale * (of_weight * log_w + of_guide * log_q)).sum()
 
-    def _heated(self, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _tempered_weights(self, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """beta and its interval's width, (P, 1, 1), and the v_i at each beta, (P, K, N)."""
         edges = log_w.new_tensor(self.partitions)[:, None, None]
         beta = edges[1:] if self.bound == "upper" else edges[:-1]

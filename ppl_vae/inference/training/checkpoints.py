@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ppl_vae.inference import random_state
 from ppl_vae.inference.training import optimizers
-from ppl_vae.inference.training.epoch_state import Pass
+from ppl_vae.inference.training.epoch_state import EpochState
 from ppl_vae.inference.training.trainer import Trainer
 from ppl_vae.shared.checks import as_numpy
 from ppl_vae.shared.io.stored_weights import check_arrays
@@ -28,11 +28,11 @@ def checkpoint(trainer: Trainer, run: dict[str, Any], epoch: int) -> Checkpoint:
     states, extra = random_state.get_state(trainer.device)
     arrays |= {f"random.{name}": state for name, state in states.items()}
     arrays["random.order"] = trainer.order.get_state().numpy()
-    if trainer.underway is None:
+    if trainer.current_epoch is None:
         return Checkpoint(run, epoch, arrays, {"random": extra})
-    going = trainer.underway.arrays(int(trainer.svi.skipped))
+    going = trainer.current_epoch.arrays(int(trainer.svi.skipped))
     arrays |= {f"pass.{name}": array for name, array in going.items()}
-    return Checkpoint(run, epoch, arrays, {"random": extra}, trainer.underway.done)
+    return Checkpoint(run, epoch, arrays, {"random": extra}, trainer.current_epoch.done)
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
@@ -61,10 +61,10 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     random = part(checkpoint.arrays, "random")
     trainer.order.set_state(torch.tensor(random.pop("order")))
     random_state.set_state(random, checkpoint.extra["random"], trainer.device)
-    trainer.underway = None
+    trainer.current_epoch = None
     if checkpoint.batch > 0:
         saved = part(checkpoint.arrays, "pass")
-        trainer.underway = Pass.restored(saved, checkpoint.batch, trainer.device)
+        trainer.current_epoch = EpochState.restored(saved, checkpoint.batch, trainer.device)
 
 
 def _take_over(network: nn.Module, name: str, weights: Mapping[str, np.ndarray]) -> None:

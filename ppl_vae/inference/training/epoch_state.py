@@ -14,7 +14,7 @@ from ppl_vae.shared.training.turns import Turn
 
 
 @dataclass
-class Pass:
+class EpochState:
     """A pass over the data.
 
     Attributes:

@@ -85,9 +85,9 @@ class Epoch:
         row |= validate()
         return {**row, "seconds": seconds + time.perf_counter() - start}
 
-    def farewell(self) -> str:
+    def interruption_message(self) -> str:
         """What is said where the run was asked to stop."""
-        going = self.trainer.underway
+        going = self.trainer.current_epoch
         where = f"epoch {self.number}" + ("" if going is None else f", batch {going.done}")
         kept = f"resume=True (--resume) goes on from {str(self.folder)!r}"
         return f"stopped in {where}; {'nothing was kept' if self.folder is None else kept}"

@@ -11,7 +11,7 @@ from ppl_vae.inference.training import faults
 from ppl_vae.inference.training.step import Step
 from ppl_vae.shared.training.faults import nothing_left
 
-LOOK_EVERY = {"cpu": 1}
+CHECK_EVERY = {"cpu": 1}
 """Steps between looks for a fault, by the type of device; to look is to wait for the device."""
 OTHERWISE = 50
 
@@ -25,7 +25,7 @@ class Taken:
     random: tuple[Tensor, ...]
 
 
-class Watch:
+class FaultWatch:
     """The steps since the last look for a fault.
 
     Args:
@@ -46,9 +46,9 @@ class Watch:
         self.last = Taken(index, where, random_state.of_draws(self.batches.device))
         self.recent.append(self.last)
 
-    def look_in_time(self) -> None:
+    def check_if_due(self) -> None:
         """Looks for a fault where so many steps were taken since the last look."""
-        if len(self.recent) >= LOOK_EVERY.get(self.batches.device.type, OTHERWISE):
+        if len(self.recent) >= CHECK_EVERY.get(self.batches.device.type, OTHERWISE):
             self.look()
 
     def look(self) -> None:

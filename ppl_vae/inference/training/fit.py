@@ -126,15 +126,19 @@ def fit(
     settings = {"batch_size": batch_size, "lr": lr, "compile": compile, **how, "seed": seed}
     settings = {name: plain(value) for name, value in settings.items()}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
-    if processes.several:
+    if processes.is_distributed:
         processes.check_same("data", fingerprint(arrays))
         processes.check_same("settings", {**settings, "epochs": epochs})
     saved = _seconds_saved(epochs * -(-len(arrays[0]) // batch_size), batch_size, model, prepared)
     kept = folder if processes.first else None
-    with locked(kept), random_state.isolated(seed, found), deferred(processes.several) as noted:
-        interrupt = torchrun.Together(noted, processes) if processes.several else noted
+    with (
+        locked(kept),
+        random_state.isolated(seed, found),
+        deferred(processes.is_distributed) as noted,
+    ):
+        interrupt = torchrun.Together(noted, processes) if processes.is_distributed else noted
         find = partial(torchrun.find_checkpoint, folder, run, epochs, resume)
-        checkpoint = processes.of_first(find)
+        checkpoint = processes.broadcast_from_rank_0(find)
         trainer = Trainer(
             model.to(found),
             prepared,
@@ -165,7 +169,7 @@ def fit(
                     checkpoints.checkpoint(trainer, run, one.done).save(kept)
                 processes.wait()
                 if interrupt.asked and one.done < epochs:
-                    interrupt.stop(one.farewell())
+                    interrupt.stop(one.interruption_message())
     return History(model, metrics.rows, folder)
 
 
@@ -181,7 +185,7 @@ def _begin(
     elif processes.first:
         remove(folder)
     done = 0 if checkpoint is None else checkpoint.epoch
-    metrics = processes.of_first(partial(Metrics, folder, done))
+    metrics = processes.broadcast_from_rank_0(partial(Metrics, folder, done))
     if not processes.first:
         metrics.path = None
     return metrics

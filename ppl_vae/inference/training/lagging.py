@@ -17,7 +17,7 @@ from ppl_vae.inference.objectives.elbo import ELBO
 from ppl_vae.inference.objectives.parts.base import Objective, PyroObjective
 from ppl_vae.inference.objectives.parts.path_gradients import Paths
 from ppl_vae.models.base import Model, evaluating
-from ppl_vae.shared.checks import one_draw
+from ppl_vae.shared.checks import sample_once
 from ppl_vae.shared.objectives.lagging import (
     check_lagging,
     check_wrapped,
@@ -37,7 +37,7 @@ class Lagging(Objective):
         repeat                                                                            (1)
             a step of the guide's parameters, on a batch that is chosen at random
         until the mean loss of `window` steps is not below that of the `window` steps before them,
-            or `most` steps were taken
+            or `max_steps` steps were taken
         a step of the model's parameters, on the batch of the epoch                       (2)
 
     so that the model is trained by a bound that is as tight as the guide allows, and does not learn
@@ -71,8 +71,8 @@ class Lagging(Objective):
     Args:
         objective: What is minimised: a ppl_vae objective or a `pyro.infer.ELBO`; by default
             `ELBO()`.
-        most: The largest number of steps (1) for a batch.
-        window: Number of steps whose losses are averaged, at most half of `most`.
+        max_steps: The largest number of steps (1) for a batch.
+        window: Number of steps whose losses are averaged, at most half of `max_steps`.
         patience: Number of epochs without a climb that end the phase (the authors' code: 1 for
             text, 5 for images).
         subset: Number of data of which I(x; z) is measured, the first ones; it is at most the log
@@ -87,19 +87,24 @@ class Lagging(Objective):
     def __init__(
         self,
         objective: PyroELBO | None = None,
-        most: int = 100,
+        max_steps: int = 100,
         window: int = 10,
         patience: int = 1,
         subset: int = 500,
     ) -> None:
         check_wrapped(objective)
-        check_lagging(most, window, patience, subset)
+        check_lagging(max_steps, window, patience, subset)
         given = ELBO() if objective is None else objective
         wrapped = given if isinstance(given, Objective) else PyroObjective(given)
         super().__init__(wrapped.k, max_plate_nesting=wrapped.max_plate_nesting)
         self.num_particles = wrapped.num_particles
         self.objective = wrapped
-        self.most, self.window, self.patience, self.subset = most, window, patience, subset
+        self.max_steps, self.window, self.patience, self.subset = (
+            max_steps,
+            window,
+            patience,
+            subset,
+        )
         self.of_guide: tuple[str, ...] = ()
         self._state = self.state()
 
@@ -116,7 +121,7 @@ class Lagging(Objective):
 
     def turns(self) -> tuple[Turn, ...]:
         if self._state["lagging"] > 0:
-            return Turn(OF_GUIDE, self.most, self.window), Turn(OF_MODEL)
+            return Turn(OF_GUIDE, self.max_steps, self.window), Turn(OF_MODEL)
         return (Turn(),)
 
     def after_epoch(self, model: Any, *data: Any) -> dict[str, Tensor]:
@@ -161,8 +166,8 @@ class Lagging(Objective):
     def at(self, epoch: int) -> Self:
         return self._around(self.objective.at(epoch))
 
-    def measured(self) -> Any:
-        return self.objective.measured()
+    def for_evaluation(self) -> Any:
+        return self.objective.for_evaluation()
 
     def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
         return self.objective.batches(batch_size, generator, *data)
@@ -197,7 +202,7 @@ def guide_parameters(model: Model, *data: Any, nesting: int = 1) -> list[str]:
         ValueError: there are none.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    batches = Batches(one_draw(data, 0), model.device, next(model.parameters()).dtype)
+    batches = Batches(sample_once(data, 0), model.device, next(model.parameters()).dtype)
     batch = batches[torch.arange(len(batches))]
     with evaluating(model), random_state.isolated(0, model.device), torch.enable_grad(), Paths():
         draws: Draws = draw(model.model, model.guide, *batch, max_plate_nesting=nesting)

@@ -14,7 +14,7 @@ KINDS = (Adam, AdamW, Adamax, SGD)
 """AdamW is an Adam whose weight decay is apart from the gradient."""
 
 
-def made(settings: optimizers.Optimizer, parameters: Sequence[Tensor]) -> Optimizer:
+def build_optimizer(settings: optimizers.Optimizer, parameters: Sequence[Tensor]) -> Optimizer:
     """torch's optimizer of the parameters, whose step size is set before each epoch."""
     kinds: dict[type, Callable[..., Optimizer]] = {
         optimizers.Adam: Adam,
@@ -70,7 +70,7 @@ def initial_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     return state
 
 
-def updated(
+def apply_update(
     optimizer: Optimizer,
     group: Mapping[str, Any],
     lr: Tensor,

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.compilation import allocator
 from ppl_vae.inference.compilation.capture import CannotCapture, Slots
-from ppl_vae.inference.compilation.precision import Precision, check_precision, of_products
+from ppl_vae.inference.compilation.precision import Precision, check_precision, matmul_precision
 from ppl_vae.inference.distributed.processes import ALONE, Processes
 from ppl_vae.inference.objectives.parts.base import Objective
 from ppl_vae.inference.training.step_graph import Graph
@@ -76,7 +76,7 @@ class Step:
             is possible: else a line of the log says what prevented it.
         clip_norm: Gradients whose norm, over all parameters that are stepped, is larger are scaled
             down to this norm.
-        precision: Of the products of networks, see `precision.of_products`.
+        precision: Of the products of networks, see `precision.matmul_precision`.
         batches: The data, if a batch is given as its indices.
         stops: Whether nothing changes any more after a loss or a gradient that is not finite.
         processes: Those that take the step together, all with the same batch.
@@ -104,7 +104,7 @@ class Step:
         processes: Processes = ALONE,
     ) -> None:
         check_compile(compile)
-        allocator.keep_freed()
+        allocator.retain_freed_memory()
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.compile, self.clip_norm, self.precision = compile, clip_norm, precision
         self.batches, self.stops, self.processes = batches, stops, processes
@@ -167,7 +167,7 @@ class Step:
         """
         objective = self.objective.at(epoch).with_state(state)
         programs = self.model.model, self.model.guide
-        with of_products(self.precision):
+        with matmul_precision(self.precision):
             total, new = processes.loss_and_state(objective, *programs, *data)
         return total / len(data[0]), new
 

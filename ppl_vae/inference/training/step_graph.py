@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from ppl_vae.inference.compilation.capture import CannotCapture, Function, compiled, record
 from ppl_vae.inference.compilation.cuda_graph import replayed
-from ppl_vae.inference.compilation.frozen_state import Frozen
-from ppl_vae.inference.compilation.precision import of_products
+from ppl_vae.inference.compilation.frozen_state import StateGuard
+from ppl_vae.inference.compilation.precision import matmul_precision
 from ppl_vae.inference.training import optimizers
 
 if TYPE_CHECKING:
@@ -56,18 +56,18 @@ class Graph:
         given = [tensor.detach() for tensor in inputs]
         held, example = given[: -len(batch)], given[-len(batch) :]
         self.checked = step.epoch
-        self.frozen = Frozen([*step.parts, step.objective], self.slots.tensors)
+        self.frozen = StateGuard([*step.parts, step.objective], self.slots.tensors)
         run = compiled(record(self._step, inputs, self.frozen), inputs)
         self.run: Function = partial(run, *held)
-        if device.type == "cuda" and not step.processes.several:
-            with of_products(step.precision):
+        if device.type == "cuda" and not step.processes.is_distributed:
+            with matmul_precision(step.precision):
                 self.run = replayed(run, held, example)
 
     def __call__(self, batch: Sequence[Tensor], epoch: int) -> Tensor:
         self.epoch.fill_(epoch)
         for lr, group in zip(self.lrs, self.step.optimizer.param_groups, strict=True):
             lr.fill_(group["lr"])
-        with of_products(self.step.precision):
+        with matmul_precision(self.step.precision):
             loss: Tensor = self.run(*batch)
         return loss
 
@@ -114,7 +114,7 @@ class Graph:
             loss, new = step.loss_at(epoch, state, data, step.processes)
         own = [tensors[number] for number in self.trained]
         here = torch.autograd.grad(loss, own, allow_unused=True)
-        loss, grads = step.processes.added(loss, here)
+        loss, grads = step.processes.all_reduce(loss, here)
         with torch.no_grad():
             changes = [(state[name], value) for name, value in new.items()]
             changes += zip(buffers, moving, strict=True)
@@ -128,7 +128,7 @@ class Graph:
                     group = step.optimizer.param_groups[number]
                     clipped = grad if scale is None else grad * scale
                     moved = (group, lrs[number], parameter, clipped, old)
-                    value, moments = optimizers.updated(step.optimizer, *moved)
+                    value, moments = optimizers.apply_update(step.optimizer, *moved)
                     changes += [(parameter, value)]
                     changes += [(old[name], moment) for name, moment in moments.items()]
             for tensor, value in changes:

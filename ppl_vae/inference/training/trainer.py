@@ -14,8 +14,8 @@ from ppl_vae.inference.compilation.precision import Precision
 from ppl_vae.inference.distributed.processes import Processes
 from ppl_vae.inference.objectives.parts.base import Objective
 from ppl_vae.inference.training import faults, optimizers
-from ppl_vae.inference.training.epoch_state import Pass
-from ppl_vae.inference.training.fault_watch import Taken, Watch
+from ppl_vae.inference.training.epoch_state import EpochState
+from ppl_vae.inference.training.fault_watch import FaultWatch, Taken
 from ppl_vae.inference.training.step import Compile, Step, parameters_of
 from ppl_vae.models.base import Model
 from ppl_vae.shared.schedules import Schedule
@@ -71,7 +71,7 @@ class Trainer:
         self.batches = Batches(arrays, device, own[0].dtype)
         self.lr = lr
         trained = [p for p in self.parameters.values() if p.requires_grad]
-        self.optimizer = optimizers.made(optimizer, trained)
+        self.optimizer = optimizers.build_optimizer(optimizer, trained)
         self.svi = Step(
             model,
             objective,
@@ -84,10 +84,10 @@ class Trainer:
             processes=processes,
         )
         self.processes = processes
-        processes.start_alike([model, *self.networks.values()])
+        processes.broadcast_weights([model, *self.networks.values()])
         self.order = torch.Generator()
-        self.underway: Pass | None = None
-        self.watch = Watch(self.svi, self.batches)
+        self.current_epoch: EpochState | None = None
+        self.watch = FaultWatch(self.svi, self.batches)
         self.skips, self.checked = skips, False
 
     @property
@@ -105,7 +105,7 @@ class Trainer:
 
         These are the mean loss per datum over the batches that were not skipped, the number of
         steps that were, and seconds. If it is asked to stop on its way it returns None, and the
-        epoch is `underway`.
+        epoch is `current_epoch`.
 
         Raises:
             faults.Fault: a loss or a gradient was not finite, and of those that are skipped all.
@@ -115,10 +115,10 @@ class Trainer:
         self.svi.epoch = epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
-        if self.underway is None:
-            self.underway = Pass.begun(self.order, self.state)
+        if self.current_epoch is None:
+            self.current_epoch = EpochState.begun(self.order, self.state)
         self.svi.skipped.zero_()
-        now, going = self.objective.at(epoch), self.underway
+        now, going = self.objective.at(epoch), self.current_epoch
         turns = now.with_state(going.state).turns()
         indices, others = going.plan(self.order, self._cut, turns)
         first: Taken | None = None
@@ -140,7 +140,7 @@ class Trainer:
         self.processes.check_in_step([self.model, *self.networks.values()])
         return self._ended(now, going, first)
 
-    def _ended(self, now: Objective, going: Pass, first: Taken | None) -> dict[str, float]:
+    def _ended(self, now: Objective, going: EpochState, first: Taken | None) -> dict[str, float]:
         """What `epoch` reports of a pass that is over; `first` is a step of its first batch."""
         losses = going.values()
         used = losses[np.isfinite(losses)]
@@ -149,7 +149,7 @@ class Trainer:
         ended = now.with_state(self.state).after_epoch(self.model, *self.arrays)
         for name, value in ended.items():
             self.state[name].copy_(value)
-        self.underway = None
+        self.current_epoch = None
         total = going.skipped + int(self.svi.skipped)
         return {"loss": float(np.mean(used)), "skipped": total, "seconds": going.elapsed()}
 
@@ -165,7 +165,7 @@ class Trainer:
         """The steps of a turn, on the batch at `index` or on some of `others`; their last loss."""
         if turn.window is None:
             return self.step(index, where, turn.group)
-        losses, taken = np.zeros(turn.most), 0
+        losses, taken = np.zeros(turn.max_steps), 0
         while taken == 0 or not turn.over(losses, taken):
             index = others[int(torch.randint(len(others), (), generator=self.order))]
             loss = self.step(index, where, turn.group)
@@ -180,7 +180,7 @@ class Trainer:
             self._check_step(self._batch(index))
         self.watch.begins(index, where)
         loss = self.svi(*self._batch(index), group=group)
-        self.watch.look_in_time()
+        self.watch.check_if_due()
         return loss
 
     def _batch(self, index: Tensor) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Sharding
 
-from ppl_vae.shared.checks import as_numpy, drawn_by
+from ppl_vae.shared.checks import as_numpy, resampling_distribution
 
 
 def as_tuple(data: Any) -> tuple[Any, ...]:
@@ -32,7 +32,7 @@ def find_device(device: str | jax.Device) -> jax.Device:
         ) from error
 
 
-# How data are made of a key and their parameters, by `drawn_by`; arrays are what they are.
+# How data are made of a key and their parameters, by `resampling_distribution`.
 DRAWS: dict[str | None, Callable[..., Array]] = {
     None: lambda _, part: part,
     "bernoulli": lambda key, p: jax.random.bernoulli(key, p).astype(p.dtype),
@@ -54,8 +54,8 @@ class Batches:
 
     def __init__(self, data: Sequence[Any], device: jax.Device | Sharding, dtype: Any) -> None:
         self.device = device
-        self.draws = [DRAWS[drawn_by(part)] for part in data]
-        given = [part.parameters if drawn_by(part) else (part,) for part in data]
+        self.draws = [DRAWS[resampling_distribution(part)] for part in data]
+        given = [part.parameters if resampling_distribution(part) else (part,) for part in data]
         self.sizes = [len(values) for values in given]
         parts = [as_numpy(value) for values in given for value in values]
         self.arrays = tuple(

@@ -49,7 +49,7 @@ class Site:
     enum_dim: int | None
 
     @property
-    def scored(self) -> bool:
+    def needs_score_function(self) -> bool:
         """Whether its gradient needs the score function: drawn, but not by reparametrisation."""
         return not self.observed and self.enum_dim is None and not self.fn.has_rsample
 
@@ -226,7 +226,7 @@ def _site(node: Any, max_plate_nesting: int) -> Site:
         fn=node["fn"],
         value=node["value"],
         log_prob=_log_prob(node, max_plate_nesting),
-        mask=peel(node["fn"])[1],
+        mask=unwrap(node["fn"])[1],
         scale=1.0 if node["scale"] is None else node["scale"],
         observed=node["is_observed"],
         local=any(frame.dim == -1 for frame in frames),
@@ -234,7 +234,7 @@ def _site(node: Any, max_plate_nesting: int) -> Site:
     )
 
 
-def peel(fn: Distribution) -> tuple[Distribution, Mask]:
+def unwrap(fn: Distribution) -> tuple[Distribution, Mask]:
     """The distribution that a program named, without what plates and masks put around it."""
     mask: Mask = None
     while isinstance(fn, ExpandedDistribution | MaskedDistribution):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_vae.shared.checks import as_numpy, check_lengths, check_whole, one_draw
+from ppl_vae.shared.checks import as_numpy, check_lengths, check_whole, sample_once
 from ppl_vae.shared.evaluation.pair import Array, Arrays, GuideDraws, Pair, flat
 
 SIGNIFICANT = 0.01
@@ -140,7 +140,7 @@ def simulation(
     if data is None:
         given = list(model.blank(n))
     else:
-        arrays = one_draw(tuple(data) if isinstance(data, tuple | list) else (data,), seed)
+        arrays = sample_once(tuple(data) if isinstance(data, tuple | list) else (data,), seed)
         rows = np.random.default_rng(seed).integers(0, check_lengths(*arrays), n)
         model.check(*arrays)
         given = [array[rows] for array in arrays]

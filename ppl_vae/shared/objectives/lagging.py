@@ -8,14 +8,14 @@ import numpy as np
 from ppl_vae.shared.checks import check_whole
 
 
-def check_lagging(most: int, window: int, patience: int, subset: int) -> None:
+def check_lagging(max_steps: int, window: int, patience: int, subset: int) -> None:
     """Raises a ValueError that names the argument of `Lagging` which is not what it should be."""
     check_whole("window", window, 1)
-    check_whole("most", most, 1)
-    if most < 2 * window:
+    check_whole("max_steps", max_steps, 1)
+    if max_steps < 2 * window:
         raise ValueError(
-            f"most should be at least 2 window = {2 * window}, as two windows are compared, was "
-            f"{most}"
+            f"max_steps should be at least 2 window = {2 * window}, as two windows are compared, "
+            f"was {max_steps}"
         )
     check_whole("patience", patience, 1)
     check_whole("subset", subset, 2)

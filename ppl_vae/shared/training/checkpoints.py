@@ -18,6 +18,8 @@ CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 DAMAGED = "checkpoint.damaged.safetensors"
 LOCK = ".lock"
+RENAMED = {"most": "max_steps"}
+"""Settings of objectives that earlier versions wrote under other names."""
 
 _ABSENT = "absent"
 _log = logging.getLogger(__name__)
@@ -98,11 +100,9 @@ class Checkpoint:
 
     def _check(self, path: Path, run: Mapping[str, Any], epochs: int) -> None:
         """That it is of this run, and not behind its end."""
-        difference = _difference("", self.run, run)
+        difference = _difference("", _with_present_names(self.run), run)
         if difference:
-            raise ValueError(
-                f"resume should go on with the run of {str(path)!r}, whose {difference}"
-            )
+            raise ValueError(f"cannot resume {str(path)!r}: {difference}")
         begun = self.epoch + (self.batch > 0)
         if begun > epochs:
             raise ValueError(
@@ -211,12 +211,19 @@ def _take(descriptor: int, out: Path) -> None:
         _log.warning("%r is not locked (%s): let no other run have it", str(out), error.strerror)
 
 
+def _with_present_names(value: Any) -> Any:
+    """A description from a file, with the present names of settings that were renamed."""
+    if not isinstance(value, Mapping):
+        return value
+    return {RENAMED.get(name, name): _with_present_names(part) for name, part in value.items()}
+
+
 def _difference(name: str, was: Any, now: Any) -> str:
     """The first thing in which two descriptions differ, by its path; "" if there is none."""
     if was == now:
         return ""
     if not (isinstance(was, Mapping) and isinstance(now, Mapping)):
-        return f"{name} was {was!r}, but {name} is now {now!r}"
+        return f"{name} was {was!r} when the run started and is now {now!r}"
     key = next(key for key in {**now, **was} if was.get(key, _ABSENT) != now.get(key, _ABSENT))
     path = f"{name}.{key}" if name else key
     return _difference(path, was.get(key, _ABSENT), now.get(key, _ABSENT))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ppl_vae.shared.arguments import Remembers
-from ppl_vae.shared.checks import as_numpy, drawn_by
+from ppl_vae.shared.checks import as_numpy, resampling_distribution
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def fingerprint(data: Any) -> list[Any]:
     prints = []
     for value in data:
         checksum = 0
-        for array in value.parameters if drawn_by(value) else (as_numpy(value),):
+        for array in value.parameters if resampling_distribution(value) else (as_numpy(value),):
             checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
-        prints.append([list(value.shape), checksum, drawn_by(value) is not None])
+        prints.append([list(value.shape), checksum, resampling_distribution(value) is not None])
     return prints
 
 

@@ -12,29 +12,29 @@ class Turn:
 
     Attributes:
         group: The parameters that are stepped, by their `Objective.group_of`; None for all.
-        most: The largest number of steps.
+        max_steps: The largest number of steps.
         window: None for one step, on the epoch's batch. Else steps are on batches that are chosen
             at random, until the mean loss of `window` of them is not below that of the window
             before.
     """
 
     group: str | None = None
-    most: int = 1
+    max_steps: int = 1
     window: int | None = None
 
     def over(self, losses: Any, taken: Any) -> Any:
         """Whether no step follows; numbers may be what a compiled program has in their place.
 
         Args:
-            losses: An array of shape (most,), which begins with the losses of the steps so far.
+            losses: The losses of the steps so far, zero-padded to shape (max_steps,).
             taken: The number of these, at least 1.
         """
         if self.window is None:
             return True
-        place = np.arange(self.most)
+        place = np.arange(self.max_steps)
         last, before = (
             (losses * ((place >= taken - ago) & (place < taken - ago + self.window))).sum()
             for ago in (self.window, 2 * self.window)
         )
         compared = (taken % self.window == 0) & (taken >= 2 * self.window)
-        return (taken >= self.most) | (compared & (last >= before))
+        return (taken >= self.max_steps) | (compared & (last >= before))

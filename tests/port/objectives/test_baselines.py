@@ -219,7 +219,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind, batch_size, tmp_path):
             assert not np.array_equal(trained, value)
     for other in {"average", "net", "other"} - {kind}:
         another = ELBO(2, baseline=own_net(other))
-        with pytest.raises(ValueError, match=r"whose objective\.(network|baseline) was"):
+        with pytest.raises(ValueError, match=r"objective\.(network|baseline) was"):
             fit(PORT, *data, another, epochs=3, out=out, resume=True, **settings)
 
 
@@ -255,7 +255,7 @@ def bits(model):
 def test_what_is_measured_has_no_baseline():
     run = fit(PORT, *pixels(0), ELBO(baseline="average"), epochs=1, validation=pixels(1), **QUIET)
     assert run["validation_loss"][0] == mean_loss(run.model, pixels(1))
-    assert ELBO(baseline=own_net("net")).measured().baseline is None
+    assert ELBO(baseline=own_net("net")).for_evaluation().baseline is None
 
 
 def test_a_network_with_dropout_has_random_numbers():

@@ -227,7 +227,7 @@ def test_fit_advances_the_temperature_and_measures_the_discrete_pair():
     np.testing.assert_allclose(first, warm, rtol=1e-6)
     assert abs(then - warmer) > 0.01
     assert Relaxed(ExponentialDecay(1.0, 0.5, 3)).at(3).temperature == 0.5
-    measured = Relaxed(0.3, k=7, max_plate_nesting=2).measured()
+    measured = Relaxed(0.3, k=7, max_plate_nesting=2).for_evaluation()
     assert type(measured) is ELBO
     assert (measured.k, measured.max_plate_nesting) == (7, 2)
 

@@ -53,7 +53,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     assert same(whole.model, resumed.model)
     assert np.array_equal(whole["loss"], resumed["loss"])
     other = ELBO(beta=Warmup(4), free_bits=0.05)
-    with pytest.raises(ValueError, match=r"resume should go on with the run of .*objective"):
+    with pytest.raises(ValueError, match=r"cannot resume .*objective"):
         fit(PORT, *pixels(0), other, epochs=4, out=tmp_path, resume=True, **QUIET)
 
 

@@ -159,7 +159,7 @@ def test_a_step_that_is_skipped_ends_its_turn(monkeypatch):
         return run, loss
 
     monkeypatch.setattr(Steps, "_step", step)
-    objective = Lagging(InOrder([0, 8, 16]), most=6, window=2)
+    objective = Lagging(InOrder([0, 8, 16]), max_steps=6, window=2)
     run = fit(Marked("loss"), marked(1), objective, on_nan="skip", **{**SETTINGS, "epochs": 2})
     jax.effects_barrier()
     bad = [place for place, (_, good) in enumerate(seen) if not good]

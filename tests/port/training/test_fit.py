@@ -63,7 +63,7 @@ def test_semi_supervised_run_and_resume(tmp_path):
     assert np.array_equal(whole["loss"], resumed["loss"])
     with (tmp_path / "metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1.0", "2.0", "3.0", "4.0"]
-    with pytest.raises(ValueError, match=r"resume should go on with the run of .* whose lr was"):
+    with pytest.raises(ValueError, match=r"cannot resume .* lr was"):
         fit(port, data, objective, epochs=4, out=tmp_path, resume=True, **{**settings, "lr": 1.0})
 
 

@@ -20,7 +20,7 @@ from ppl_vae.shared.training.turns import Turn
 CASE = {case.name: case for case in CASES}
 (X,) = pixels(0)
 SETTINGS = {"batch_size": 12, "lr": 1e-2, "seed": 3, "progress": False, "device": "cpu"}
-SMALL = {"most": 6, "window": 2}
+SMALL = {"max_steps": 6, "window": 2}
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -167,7 +167,7 @@ def test_the_objective_inside_does_the_rest(recorded, series):
     expected = np.log(objective.objective.start) - 0.1 * len(recorded)
     assert np.log(history["beta"][0]) == pytest.approx(expected, rel=1e-4)
     assert Lagging(ELBO(beta=Warmup(2))).at(1).objective.beta == 0.5
-    assert Lagging(ELBO(beta=Warmup(2))).measured().beta == 1.0
+    assert Lagging(ELBO(beta=Warmup(2))).for_evaluation().beta == 1.0
     assert objective.group_of(f"{NETWORK}baseline.value.bias") == "guide"
 
 
@@ -185,7 +185,7 @@ def test_a_fault_in_a_step_of_the_guide_is_named(series):
     with pytest.raises(FloatingPointError, match=r"at epoch 1, batch 1 of 1; first site at fault"):
         run(
             port,
-            Lagging(most=40, window=20),
+            Lagging(max_steps=40, window=20),
             1,
             CASE["vae-gaussian"].data(0),
             lr=1e30,
@@ -196,7 +196,7 @@ def test_a_fault_in_a_step_of_the_guide_is_named(series):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"most": 19}, r"most should be at least 2 window = 20, .* was 19"),
+        ({"max_steps": 19}, r"max_steps should be at least 2 window = 20, .* was 19"),
         ({"window": 0}, "window should be a whole number of at least 1, was 0"),
         ({"patience": 0}, "patience should be a whole number of at least 1, was 0"),
         ({"subset": 1}, "subset should be a whole number of at least 2, was 1"),

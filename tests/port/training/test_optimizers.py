@@ -171,9 +171,9 @@ def test_a_resumed_run_has_the_same_settings(tmp_path):
     given = {"epochs": 1, "batch_size": 24, "out": tmp_path, **QUIET}
     fit(port, labelled(0), optimizer=SGD(0.5), clip_norm=1.0, **given)
     for other, says in (
-        ({"optimizer": SGD(0.6)}, r"whose optimizer\.arguments\.momentum was 0\.5"),
-        ({"optimizer": AdamW()}, r"whose optimizer\.class was 'SGD'"),
-        ({"clip_norm": None}, r"whose clip_norm was 1\.0, but clip_norm is now None"),
+        ({"optimizer": SGD(0.6)}, r"optimizer\.arguments\.momentum was 0\.5"),
+        ({"optimizer": AdamW()}, r"optimizer\.class was 'SGD'"),
+        ({"clip_norm": None}, r"clip_norm was 1\.0 when the run started and is now None"),
     ):
         settings = {"optimizer": SGD(0.5), "clip_norm": 1.0, **other}
         with pytest.raises(ValueError, match=says):

@@ -102,7 +102,7 @@ def centring(
         ValueError: no latent has a score, sites have scales of their own, or the network gives
             something else than a number for each datum.
     """
-    scored = [site for site in draws.guide.values() if site.local and site.scored]
+    scored = [site for site in draws.guide.values() if site.local and site.needs_score_function]
     if not scored:
         raise ValueError(
             "baseline should be None where no latent needs the score function, was "

@@ -33,7 +33,7 @@ def closed_kl(site: Site, draws: Draws, max_plate_nesting: int) -> Tensor:
     return per_datum(scale_and_mask(kl, mask=site.mask), max_plate_nesting)
 
 
-def lacking(
+def free_bits_penalty(
     free_bits: FreeBits, draws: Draws, *, analytic_kl: bool, max_plate_nesting: int
 ) -> Tensor:
     """What the KL terms lack of free_bits: max(lambda, KL) = KL + max(0, lambda - KL)."""
@@ -55,7 +55,7 @@ def _latents(free_bits: FreeBits, draws: Draws) -> Iterator[Site]:
         if not site.local or site.observed:
             continue
         prior = draws.model[site.name]
-        if site.scored or site.enum_dim is not None:
+        if site.needs_score_function or site.enum_dim is not None:
             raise ValueError(
                 "free_bits should be 0 for latents that are not reparametrised, was "
                 f"{free_bits.nats:g} with the site {site.name!r}"

@@ -95,7 +95,7 @@ def check_reparametrised(draws: Draws) -> None:
         ValueError: one is not.
     """
     for site in latents(draws):
-        if site.scored:
+        if site.needs_score_function:
             raise ValueError(
                 f"site {site.name!r} should be reparametrised, was drawn from a "
                 f"{type(site.fn).__name__}: use IWAE"

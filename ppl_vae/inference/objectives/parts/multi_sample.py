@@ -62,7 +62,7 @@ class MultiSample(Objective):
         """The loss of these draws, `num_particles` of them, with its gradient."""
         log_w = self._grouped(log_weights(draws))
         bound = self.bound(log_w)
-        scored = [site.log_prob for site in latents(draws) if site.scored]
+        scored = [site.log_prob for site in latents(draws) if site.needs_score_function]
         if scored:
             score = self._grouped(sum(scored[1:], start=scored[0]))
             signal = self.signal(bound.detach(), log_w.detach())

@@ -13,7 +13,7 @@ from ppl_vae.numpyro.inference.draws import Program
 from ppl_vae.numpyro.inference.evaluation.ais import backwards, forwards, step_sizes, sums
 from ppl_vae.numpyro.inference.evaluation.tempered import Tempered
 from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
-from ppl_vae.shared.checks import check_seed, check_whole, one_draw
+from ppl_vae.shared.checks import check_seed, check_whole, sample_once
 from ppl_vae.shared.evaluation.annealing import Annealing
 from ppl_vae.shared.evaluation.estimates import BDMC, Estimate
 
@@ -81,7 +81,7 @@ def _arguments(model: Model, data: Any, seed: int) -> Any:
     if isinstance(data, Integral):
         check_whole("data", data, 1)
         return model.blank(int(data))
-    arrays = one_draw(as_tuple(data), seed)
+    arrays = sample_once(as_tuple(data), seed)
     model.check(*arrays)
     return arrays
 

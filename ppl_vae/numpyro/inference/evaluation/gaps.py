@@ -16,7 +16,7 @@ from ppl_vae.numpyro.inference.evaluation.log_likelihood import log_likelihood
 from ppl_vae.numpyro.inference.evaluation.tempered import Tempered, tempered
 from ppl_vae.numpyro.inference.objectives.parts.log_weights import log_weights
 from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
-from ppl_vae.shared.checks import as_numpy, check_seed, check_whole, one_draw
+from ppl_vae.shared.checks import as_numpy, check_seed, check_whole, sample_once
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.evaluation.gaps import (
     INITIAL,
@@ -98,7 +98,7 @@ def gaps(
         adaptation=adaptation,
     )
     check_model(model)
-    arrays = one_draw(as_tuple(data), seed)
+    arrays = sample_once(as_tuple(data), seed)
     model.check(*arrays)
     weights = parameters(model)
     weight = next(iter(weights.values()))

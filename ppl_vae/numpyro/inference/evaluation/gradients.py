@@ -10,7 +10,7 @@ import numpyro
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.objectives.parts.base import Objective, SharedState, check_objective
 from ppl_vae.numpyro.models.base import Model, buffers, parameters, with_parameters
-from ppl_vae.shared.checks import as_numpy, check_kind, next_seed, one_draw
+from ppl_vae.shared.checks import as_numpy, check_kind, next_seed, sample_once
 from ppl_vae.shared.evaluation.gradients import Moments, check_repeats, statistics
 
 
@@ -59,7 +59,7 @@ def _estimates(
     objective: Objective, model: Model, batch: Any, repeats: int, seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Gradients of the loss per datum by the name of the parameter, again and again."""
-    arrays = one_draw(as_tuple(batch), seed)
+    arrays = sample_once(as_tuple(batch), seed)
     prepared = objective.prepare(model, *arrays)
     weights = parameters(model)
     weight = next(iter(weights.values()))

@@ -13,7 +13,7 @@ from ppl_vae.numpyro.inference.evaluation import ais
 from ppl_vae.numpyro.inference.evaluation.tempered import Tempered
 from ppl_vae.numpyro.inference.objectives.parts.log_weights import log_weights
 from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
-from ppl_vae.shared.checks import check_whole, one_draw
+from ppl_vae.shared.checks import check_whole, sample_once
 from ppl_vae.shared.evaluation.annealing import Annealing
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.evaluation.likelihood import Method, Weighing, effort_of
@@ -68,7 +68,7 @@ def log_likelihood(
     )
     check_whole("batch_size", batch_size, 1)
     check_model(model)
-    arrays = one_draw(as_tuple(data), seed)
+    arrays = sample_once(as_tuple(data), seed)
     model.check(*arrays)
     weights = parameters(model)
     weight = next(iter(weights.values()))

@@ -11,7 +11,7 @@ from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.inference.objectives.elbo import ELBO
 from ppl_vae.numpyro.inference.objectives.parts.base import Objective, check_objective
 from ppl_vae.numpyro.models.base import Model, check_model, parameters
-from ppl_vae.shared.checks import check_whole, one_draw
+from ppl_vae.shared.checks import check_whole, sample_once
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.evaluation.sites import check_kl_terms
 
@@ -37,8 +37,8 @@ def mean_loss(
     check_whole("batch_size", batch_size, 1)
     objective = ELBO() if objective is None else objective
     check_objective("objective", objective)
-    objective = objective.measured()
-    arrays = one_draw(as_tuple(data), seed)
+    objective = objective.for_evaluation()
+    arrays = sample_once(as_tuple(data), seed)
     objective.check(model, *arrays)
     weight = next(iter(parameters(model).values()))
     batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)
@@ -73,7 +73,7 @@ def kl_per_site(
     check_whole("k", k, 1)
     check_whole("batch_size", batch_size, 1)
     check_model(model)
-    arrays = one_draw(as_tuple(data), seed)
+    arrays = sample_once(as_tuple(data), seed)
     model.check(*arrays)
     weight = next(iter(parameters(model).values()))
     batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)

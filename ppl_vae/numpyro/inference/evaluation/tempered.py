@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 from numpyro.primitives import Messenger
 
-from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, peel, per_datum
+from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, per_datum, unwrap
 
 Terms: TypeAlias = tuple[Array, Array]
 """log p(z) + log |dz/du| and log p(x | z) of each chain and datum, (..., K, N): dimensions further
@@ -164,7 +164,7 @@ def _check_latent(site: Site, otherwise: str) -> None:
         raise ValueError(
             f"site {site.name!r} should be continuous or marked "
             f"infer={{'enumerate': 'parallel'}} in the model, was drawn from a discrete "
-            f"{type(peel(site.fn)[0]).__name__}{otherwise}"
+            f"{type(unwrap(site.fn)[0]).__name__}{otherwise}"
         )
     try:
         biject_to(support)

@@ -20,10 +20,10 @@ from numpyro.distributions.kl import kl_divergence
 from numpyro.primitives import Messenger
 
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
-from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, peel
+from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, unwrap
 from ppl_vae.numpyro.inference.objectives.parts.log_weights import latents, log_weights
 from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
-from ppl_vae.shared.checks import as_numpy, check_whole, one_draw
+from ppl_vae.shared.checks import as_numpy, check_whole, sample_once
 from ppl_vae.shared.evaluation.pair import Arrays, Found, Pair
 from ppl_vae.shared.evaluation.sites import (
     check_drawn,
@@ -60,7 +60,7 @@ class TrainedPair(Pair):
         check_whole("batch_size", batch_size, 1)
         check_whole("max_plate_nesting", max_plate_nesting, 1)
         check_model(model)
-        arrays = one_draw(as_tuple(data), seed)
+        arrays = sample_once(as_tuple(data), seed)
         model.check(*arrays)
         self.model, self.seed, self.nesting = model, seed, max_plate_nesting
         self.weights = parameters(model)
@@ -227,7 +227,7 @@ class TrainedPair(Pair):
 
     def _divergence(self, site: Site, draws: Draws) -> tuple[str, Array]:
         """KL(q || p), or log q - log p, of units or of all units together: (K, N, *units)."""
-        q, p = peel(site.fn)[0], peel(draws.model[site.name].fn)[0]
+        q, p = unwrap(site.fn)[0], unwrap(draws.model[site.name].fn)[0]
         units: tuple[int, ...] = ()
         if isinstance(q, Independent) and isinstance(p, Independent):
             units = q.event_shape[: q.reinterpreted_batch_ndims]
@@ -260,8 +260,8 @@ class _Drawn(Messenger):  # type: ignore[misc]
 
 def _units(fn: Distribution) -> Distribution:
     """The distribution of units that are independent of one another."""
-    base = peel(fn)[0]
-    return peel(base.base_dist)[0] if isinstance(base, Independent) else base
+    base = unwrap(fn)[0]
+    return unwrap(base.base_dist)[0] if isinstance(base, Independent) else base
 
 
 def _kl(q: Distribution, p: Distribution) -> Array:

@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 from numpyro import handlers
 from numpyro.distributions.util import scale_and_mask
 
-from ppl_vae.numpyro.inference.draws import Draws, Program, draw, peel
+from ppl_vae.numpyro.inference.draws import Draws, Program, draw, unwrap
 from ppl_vae.numpyro.inference.objectives.parts.base import Objective
 from ppl_vae.numpyro.inference.objectives.parts.baselines import (
     Baseline,
@@ -22,7 +22,7 @@ from ppl_vae.numpyro.inference.objectives.parts.baselines import (
     check_baseline,
     description,
 )
-from ppl_vae.numpyro.inference.objectives.parts.kl import closed_kl, lacking, same
+from ppl_vae.numpyro.inference.objectives.parts.kl import closed_kl, free_bits_penalty, same
 from ppl_vae.numpyro.models.base import parameters, with_parameters
 from ppl_vae.shared.checks import check_at_least, check_flag
 from ppl_vae.shared.objectives.free_bits import FreeBits, as_free_bits
@@ -92,7 +92,7 @@ class ELBO(Objective):
     def at(self, epoch: Any) -> Self:
         return self._with(beta=self.beta(epoch)) if isinstance(self.beta, Schedule) else self
 
-    def measured(self) -> Self:
+    def for_evaluation(self) -> Self:
         return self._with(baseline=None, beta=1.0, free_bits=0.0)
 
     def _with(self, **changes: Any) -> Self:
@@ -141,7 +141,7 @@ class ELBO(Objective):
             state = {"baseline": centre.next_average(signal)}
         if free_bits.nats > 0:
             settings: dict[str, Any] = {"analytic_kl": self.analytic_kl, **nesting}
-            loss = loss + beta * lacking(free_bits, draws, **settings)
+            loss = loss + beta * free_bits_penalty(free_bits, draws, **settings)
         return loss, state
 
 
@@ -211,7 +211,7 @@ def _terms(draws: Draws, analytic_kl: bool, beta: float | Array, max_plate_nesti
         else:
             log_w = log_w - beta * site.scale * site.log_prob
     weight = jnp.exp(_sum(site.log_prob for site in guide if site.enum_dim is not None))
-    scored = [site.log_prob for site in guide if site.scored]
+    scored = [site.log_prob for site in guide if site.needs_score_function]
     return _Terms(weight, log_w, _sum(scored) if scored else None)
 
 
@@ -222,10 +222,10 @@ def elbo_of_globals(draws: Draws, *, beta: float | Array = 1.0) -> Array:
         for site in sites.values():
             if site.local or (sign < 0 and site.observed):
                 continue
-            if site.scored or site.enum_dim is not None:
+            if site.needs_score_function or site.enum_dim is not None:
                 raise ValueError(
                     f"site {site.name!r} should be reparametrised or lie in the data plate, was a "
-                    f"global {type(peel(site.fn)[0]).__name__}: use another numpyro.infer.ELBO"
+                    f"global {type(unwrap(site.fn)[0]).__name__}: use another numpyro.infer.ELBO"
                 )
             term = (site.scale * site.log_prob).sum((-2, -1)) / site.log_prob.shape[-2]
             weight = 1.0 if site.observed else beta

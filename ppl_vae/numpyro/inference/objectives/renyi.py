@@ -70,6 +70,6 @@ class CUBO(PathObjective):
         numbers = lax.stop_gradient(log_w)
         share = jax.nn.softmax(self.n * (numbers - numbers.max(0)), axis=0)
         weight = (1 - self.n) * scale * share
-        if any(site.scored for site in latents(draws)):
+        if any(site.needs_score_function for site in latents(draws)):
             return (weight * paths.log_q).sum() / self.n
         return paths.along(weight)

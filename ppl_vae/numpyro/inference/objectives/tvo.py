@@ -42,13 +42,13 @@ class TVO(PathObjective):
         self.partitions, self.bound = edges_of(partitions), bound
 
     def value(self, log_w: Array) -> Array:
-        _, width, share = self._heated(log_w)
+        _, width, share = self._tempered_weights(log_w)
         bound = (width * share * log_w).sum((0, 1))
         return bound if self.bound == "upper" else -bound
 
     def surrogate(self, draws: Draws, log_w: Array, scale: Array, paths: Paths) -> Array:
         numbers, log_q = lax.stop_gradient(log_w), paths.log_q
-        beta, width, share = self._heated(numbers)
+        beta, width, share = self._tempered_weights(numbers)
         mean = (share * numbers).sum(1, keepdims=True)
         covariance = self.k / (self.k - 1) * share * (numbers - mean)
         # log pi_beta is log q + beta log w, but for a constant.
@@ -58,7 +58,7 @@ class TVO(PathObjective):
             return (scale * (of_guide - of_weight) * log_q).sum()
         return -(scale * (of_weight * log_w + of_guide * log_q)).sum()
 
-    def _heated(self, log_w: Array) -> tuple[Array, Array, Array]:
+    def _tempered_weights(self, log_w: Array) -> tuple[Array, Array, Array]:
         """beta and its interval's width, (P, 1, 1), and the v_i at each beta, (P, K, N)."""
         edges = jnp.asarray(self.partitions, log_w.dtype)[:, None, None]
         beta = edges[1:] if self.bound == "upper" else edges[:-1]

@@ -37,7 +37,7 @@ def train(trainer: Trainer, epoch: int, folder: Path | None, seed: int) -> dict[
         trainer.kept = trainer.place.put(before)
 
 
-def farewell(epoch: int, folder: Path | None) -> str:
+def interruption_message(epoch: int, folder: Path | None) -> str:
     """What is said where the run was asked to stop."""
     kept = f"resume=True (--resume) goes on from {str(folder)!r}"
     return f"stopped after epoch {epoch}; {'nothing was kept' if folder is None else kept}"

@@ -12,7 +12,7 @@ from jax import Array
 from jax.extend.core import Literal
 from numpyro.primitives import Messenger
 
-from ppl_vae.numpyro.inference.draws import peel
+from ppl_vae.numpyro.inference.draws import unwrap
 from ppl_vae.shared.training.faults import describe, of_parameter, of_site
 
 
@@ -75,7 +75,7 @@ def depended_on(
 
 
 def warn_of_zeros(moved: Mapping[str, Array]) -> None:
-    """After the first epoch, of `Health`: which gradients were zero in every batch."""
+    """After the first epoch, of `StepStatus`: which gradients were zero in every batch."""
     zero = [name for name, was_moved in moved.items() if not bool(was_moved)]
     if zero:
         warnings.warn(
@@ -129,7 +129,7 @@ class _Tap(Messenger):  # type: ignore[misc]
     def postprocess_message(self, msg: Any) -> None:
         if self.fault is not None or msg["type"] != "sample":
             return
-        fn, _ = peel(msg["fn"])
+        fn, _ = unwrap(msg["fn"])
         while hasattr(fn, "base_dist"):
             fn = fn.base_dist
         looked_at = {name: vars(fn).get(name) for name in fn.arg_constraints}

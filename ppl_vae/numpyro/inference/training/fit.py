@@ -14,7 +14,7 @@ from ppl_vae.numpyro.inference.batches import as_tuple
 from ppl_vae.numpyro.inference.evaluation.loss import mean_loss
 from ppl_vae.numpyro.inference.objectives.elbo import ELBO
 from ppl_vae.numpyro.inference.objectives.parts.base import NumPyroObjective, Objective
-from ppl_vae.numpyro.inference.training.epochs import farewell, train
+from ppl_vae.numpyro.inference.training.epochs import interruption_message, train
 from ppl_vae.numpyro.inference.training.optimizers import Stepping
 from ppl_vae.numpyro.inference.training.placement import Placement
 from ppl_vae.numpyro.inference.training.trainer import Trainer
@@ -115,7 +115,7 @@ def fit(
     mine = folder if place.writes else None
     with locked(mine), deferred() as interrupt:
         find = partial(Checkpoint.find, folder, run, epochs)
-        checkpoint = place.first_here_then_elsewhere(find) if resume else None
+        checkpoint = place.rank_0_first(find) if resume else None
         trainer = Trainer(model, prepared, arrays, place, batch_size, stepping)
         metrics = _begin(trainer, checkpoint, folder)
         done = 0 if checkpoint is None else checkpoint.epoch
@@ -132,7 +132,7 @@ def fit(
                 if mine is not None:
                     trainer.checkpoint(run, epoch).save(mine)
                 if epoch < epochs and place.anywhere(interrupt.asked is not None):
-                    interrupt.stop(farewell(epoch, folder))
+                    interrupt.stop(interruption_message(epoch, folder))
     return History(trainer.trained(), metrics.rows, mine)
 
 

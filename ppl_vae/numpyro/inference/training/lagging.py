@@ -19,7 +19,7 @@ from ppl_vae.numpyro.inference.objectives.elbo import ELBO
 from ppl_vae.numpyro.inference.objectives.parts.base import NumPyroObjective, Objective
 from ppl_vae.numpyro.inference.training.faults import depended_on
 from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
-from ppl_vae.shared.checks import one_draw
+from ppl_vae.shared.checks import sample_once
 from ppl_vae.shared.objectives.lagging import (
     check_lagging,
     check_wrapped,
@@ -37,8 +37,8 @@ class Lagging(Objective):
     Args:
         objective: What is minimised: a ppl_vae.numpyro objective or a `numpyro.infer.ELBO`; by
             default `ELBO()`.
-        most: The largest number of steps of the guide for a batch.
-        window: Number of steps whose losses are averaged, at most half of `most`.
+        max_steps: The largest number of steps of the guide for a batch.
+        window: Number of steps whose losses are averaged, at most half of `max_steps`.
         patience: Number of epochs without a climb that end the phase (the authors' code: 1 for
             text, 5 for images).
         subset: Number of data of which I(x; z) is measured, the first ones; it is at most the log
@@ -53,19 +53,24 @@ class Lagging(Objective):
     def __init__(
         self,
         objective: NumPyroELBO | None = None,
-        most: int = 100,
+        max_steps: int = 100,
         window: int = 10,
         patience: int = 1,
         subset: int = 500,
     ) -> None:
         check_wrapped(objective)
-        check_lagging(most, window, patience, subset)
+        check_lagging(max_steps, window, patience, subset)
         given = ELBO() if objective is None else objective
         wrapped = given if isinstance(given, Objective) else NumPyroObjective(given)
         super().__init__(wrapped.k, max_plate_nesting=wrapped.max_plate_nesting)
         self.num_particles = wrapped.num_particles
         self.objective = wrapped
-        self.most, self.window, self.patience, self.subset = most, window, patience, subset
+        self.max_steps, self.window, self.patience, self.subset = (
+            max_steps,
+            window,
+            patience,
+            subset,
+        )
         self.of_guide: tuple[str, ...] = ()
         self._state = self.state()
 
@@ -82,7 +87,7 @@ class Lagging(Objective):
 
     def turns(self) -> tuple[Turn, ...]:
         if self._state["lagging"] > 0:
-            return Turn(OF_GUIDE, self.most, self.window), Turn(OF_MODEL)
+            return Turn(OF_GUIDE, self.max_steps, self.window), Turn(OF_MODEL)
         return (Turn(),)
 
     def after_epoch(self, model: Any, *data: Any) -> dict[str, Array]:
@@ -129,8 +134,8 @@ class Lagging(Objective):
     def at(self, epoch: Any) -> Self:
         return self._around(self.objective.at(epoch))
 
-    def measured(self) -> Any:
-        return self.objective.measured()
+    def for_evaluation(self) -> Any:
+        return self.objective.for_evaluation()
 
     def batches(
         self, batch_size: int, generator: np.random.Generator, *data: Any
@@ -168,7 +173,7 @@ def guide_parameters(model: Model, *data: Any, nesting: int = 1) -> list[str]:
     """
     named = parameters(model)
     weight = next(iter(named.values()))
-    batches = Batches(one_draw(data, 0), next(iter(weight.devices())), weight.dtype)
+    batches = Batches(sample_once(data, 0), next(iter(weight.devices())), weight.dtype)
 
     def draws(weights: Mapping[str, Array]) -> Draws:
         pair = with_parameters(model, weights)

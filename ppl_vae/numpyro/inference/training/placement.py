@@ -66,7 +66,7 @@ class Placement:
             return yes
         return bool(np.asarray(multihost_utils.process_allgather(np.array(yes))).any())
 
-    def first_here_then_elsewhere(self, find: Callable[[], Found]) -> Found:
+    def rank_0_first(self, find: Callable[[], Found]) -> Found:
         """What `find` returns, called in the process that writes before it is in the others."""
         if self.parts is None or jax.process_count() == 1:
             return find()

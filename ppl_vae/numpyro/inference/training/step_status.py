@@ -8,20 +8,20 @@ import jax.numpy as jnp
 from jax import Array
 
 
-class Health(NamedTuple):
+class StepStatus(NamedTuple):
     """What is known of the steps so far.
 
     Attributes:
         good: Whether loss and gradient of the last step were finite.
-        alive: Whether a step may change anything.
+        active: Whether a step may change anything.
         skips: Whether steps go on after one at fault.
-        moved: Of each weight, by name, whether a gradient of it was not zero.
+        has_gradient: Of each weight, by name, whether a gradient of it was not zero.
     """
 
     good: Array
-    alive: Array
+    active: Array
     skips: Array
-    moved: dict[str, Array]
+    has_gradient: dict[str, Array]
 
     @classmethod
     def at_first(cls, names: Sequence[str], skips: bool) -> Self:
@@ -34,11 +34,13 @@ class Health(NamedTuple):
         # Of all that NaN, infinity and zero show in, XLA adds up fastest on a CPU.
         sizes = {name: jnp.abs(part).sum() for name, part in gradient.items()}
         good = jnp.isfinite(jnp.stack([loss, *sizes.values()])).all()
-        moved = {name: self.moved[name] | (size > 0) for name, size in sizes.items()}
-        alive = self.alive & (good | self.skips)
-        return self._replace(good=good, alive=alive, moved={**self.moved, **moved})
+        has_gradient = {name: self.has_gradient[name] | (size > 0) for name, size in sizes.items()}
+        active = self.active & (good | self.skips)
+        return self._replace(
+            good=good, active=active, has_gradient={**self.has_gradient, **has_gradient}
+        )
 
     def choose(self, new: Any, old: Any) -> Any:
         """The state after the step, or the one before it if the step changes nothing."""
-        changes = self.alive & self.good
+        changes = self.active & self.good
         return jax.tree.map(lambda a, b: jnp.where(changes, a, b), new, old)

@@ -12,7 +12,7 @@ from ppl_vae.numpyro.inference.batches import Batches
 from ppl_vae.numpyro.inference.objectives.parts.base import Objective, SharedState
 from ppl_vae.numpyro.inference.training.optimizers import Stepping, Weights
 from ppl_vae.numpyro.inference.training.placement import Placement
-from ppl_vae.numpyro.inference.training.step_status import Health
+from ppl_vae.numpyro.inference.training.step_status import StepStatus
 from ppl_vae.numpyro.models.base import Model, with_parameters
 from ppl_vae.numpyro.models.networks.layers import training
 from ppl_vae.shared.training.turns import Turn
@@ -103,7 +103,7 @@ class Steps:
                 found.append(last)
             return run, tuple(jnp.stack(numbers) for numbers in zip(*found, strict=True))
 
-        run = (kept, Health.at_first(list(kept[0]), self.stepping.on_nan == "skip"))
+        run = (kept, StepStatus.at_first(list(kept[0]), self.stepping.on_nan == "skip"))
         run, found = lax.scan(through, run, (jnp.arange(len(loop)), loop))
         for number, index in enumerate(rest, start=len(loop)):
             run, last = through(run, (jnp.array(number), index))
@@ -128,14 +128,14 @@ class Steps:
 
         def going(carry: Any) -> Any:
             (_, health), losses, taken = carry
-            return (taken == 0) | (health.good & health.alive & ~turn.over(losses, taken))
+            return (taken == 0) | (health.good & health.active & ~turn.over(losses, taken))
 
         def again(carry: Any) -> Any:
             run, losses, taken = carry
             run, loss = step(run, taken)
             return run, losses.at[taken].set(loss), taken + 1
 
-        start = (run, jnp.zeros(turn.most), jnp.array(0))
+        start = (run, jnp.zeros(turn.max_steps), jnp.array(0))
         run, losses, taken = lax.while_loop(going, again, start)
         return run, losses[taken - 1], taken, run[1].good
 

@@ -144,7 +144,7 @@ class Trainer:
             where = f"epoch {epoch}, batch {number + 1} of {len(indices)}"
             raise self._fault(epoch, where, losses[number, which], step, given)
         if self.new:
-            faults.warn_of_zeros(health.moved)
+            faults.warn_of_zeros(health.has_gradient)
             self.new = False
         ended = self.objective.with_state(self.state).after_epoch(self.trained(), *self.arrays)
         self.state = self.state | self.place.put(ended)

@@ -126,7 +126,7 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
         """Those numbers of `state` that an epoch changes at its end; `fit` calls it."""
         return {}
 
-    def measured(self) -> Self:
+    def for_evaluation(self) -> Self:
         """What `mean_loss` and validation measure: without the weights that only training has."""
         return self
 

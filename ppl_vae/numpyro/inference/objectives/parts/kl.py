@@ -11,7 +11,7 @@ from numpyro.distributions import Distribution, Independent
 from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import scale_and_mask
 
-from ppl_vae.numpyro.inference.draws import Draws, Site, peel, per_datum
+from ppl_vae.numpyro.inference.draws import Draws, Site, per_datum, unwrap
 from ppl_vae.shared.objectives.free_bits import FreeBits
 
 
@@ -23,12 +23,12 @@ def closed_kl(site: Site, draws: Draws, max_plate_nesting: int) -> Array:
             f"site {site.name!r} should have one scale and mask in model and guide for a closed "
             "form of its KL divergence: use analytic_kl=False"
         )
-    kl = _divergence(site.name, peel(site.fn)[0], peel(prior.fn)[0])
+    kl = _divergence(site.name, unwrap(site.fn)[0], unwrap(prior.fn)[0])
     shape = jnp.broadcast_shapes(site.fn.batch_shape, prior.fn.batch_shape)
     return per_datum(scale_and_mask(jnp.broadcast_to(kl, shape), mask=site.mask), max_plate_nesting)
 
 
-def lacking(
+def free_bits_penalty(
     free_bits: FreeBits, draws: Draws, *, analytic_kl: bool, max_plate_nesting: int
 ) -> Array:
     """What the KL terms lack of free_bits: max(lambda, KL) = KL + max(0, lambda - KL)."""
@@ -50,7 +50,7 @@ def _latents(free_bits: FreeBits, draws: Draws) -> Iterator[Site]:
         if not site.local or site.observed:
             continue
         prior = draws.model[site.name]
-        if site.scored or site.enum_dim is not None:
+        if site.needs_score_function or site.enum_dim is not None:
             raise ValueError(
                 "free_bits should be 0 for latents that are not reparametrised, was "
                 f"{free_bits.nats:g} with the site {site.name!r}"
@@ -85,9 +85,9 @@ def _of_units(site: Site, draws: Draws, analytic_kl: bool, max_plate_nesting: in
 
 def _univariate(name: str, fn: Distribution) -> Distribution:
     """The distribution of all units, which are independent of one another."""
-    base, _ = peel(fn)
+    base, _ = unwrap(fn)
     while isinstance(base, Independent):
-        base, _ = peel(base.base_dist)
+        base, _ = unwrap(base.base_dist)
     if base.event_shape:
         raise ValueError(
             "free_bits should be per site where units cannot be told apart, was per unit with the "

@@ -10,7 +10,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 from numpyro.distributions.util import scale_and_mask
 
-from ppl_vae.numpyro.inference.draws import Draws, Site, peel
+from ppl_vae.numpyro.inference.draws import Draws, Site, unwrap
 from ppl_vae.numpyro.inference.objectives.parts.kl import same
 
 
@@ -109,8 +109,8 @@ def check_reparametrised(draws: Draws) -> None:
         ValueError: one is not.
     """
     for site in latents(draws):
-        if site.scored:
+        if site.needs_score_function:
             raise ValueError(
                 f"site {site.name!r} should be reparametrised, was drawn from a "
-                f"{type(peel(site.fn)[0]).__name__}: use IWAE"
+                f"{type(unwrap(site.fn)[0]).__name__}: use IWAE"
             )

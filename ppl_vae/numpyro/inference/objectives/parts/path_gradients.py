@@ -96,7 +96,7 @@ def _with_paths(
 ) -> tuple[Array, Paths]:
     """log w as a function of the draws, by running the programs again at their values."""
     values = {site.name: lax.stop_gradient(site.value) for site in latents(draws)}
-    drawn = {site.name: site.value for site in latents(draws) if not site.scored}
+    drawn = {site.name: site.value for site in latents(draws) if not site.needs_score_function}
 
     def at(cut: dict[str, Array]) -> tuple[Array, Array]:
         with _Given({**values, **cut}, held):
