@@ -165,6 +165,31 @@ def ranks(calibration: Calibration, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def comparison(
+    histories: Mapping[str, History], table: Any, axes: Sequence[Axes] | None = None
+) -> Sequence[Axes]:
+    """Draw the ELBO after each epoch, and log p(x) at the end with its standard error.
+
+    Args:
+        histories: Name -> the history of a run, with the column "elbo".
+        table: The result of `ppl_vae.inference.compare`.
+        axes: Two axes; by default those of a new figure.
+    """
+    if axes is None:
+        axes = plt.subplots(1, 2, figsize=(11.0, 3.8), layout="constrained")[1]
+    left, right = axes
+    curves({name: [history] for name, history in histories.items()}, "elbo", left)
+    left.set_ylabel("ELBO of the test data (nats per datum)")
+    places = np.arange(len(table))
+    for place, (name, values) in enumerate(table.iterrows()):
+        style: Any = {"color": f"C{place}", "label": name, "capsize": 3.0, "fmt": "o"}
+        right.errorbar(place, values["log_likelihood"], values["standard_error"], **style)
+    right.set_xticks(places, list(table.index), rotation=30, ha="right")
+    right.set_ylabel("log p(x) (nats per datum)")
+    right.set_xlim(-0.5, len(table) - 0.5)
+    return axes
+
+
 def _legend(ax: Axes, beside: bool) -> None:
     """A legend right of the axes, or where it covers least of what is drawn."""
     if beside:

@@ -124,4 +124,9 @@ def compare(
         stats = gradient_stats(at_the_end, trained, batch, repeats, seed=seed)
         return row(bound, log_p, collapse, history, stats["snr"])
 
-    return compared(named, train, measure, axes)
+    table, histories = compared(named, train, measure)
+    # Here, because only pictures need matplotlib.
+    from ppl_vae import plots
+
+    plots.comparison(histories, table, axes)
+    return table

@@ -46,15 +46,12 @@ def compared(
     objectives: Mapping[str, Any],
     train: Callable[[str, Any], History],
     measure: Callable[[Any, History], Row],
-    axes: Sequence[Any] | None,
-) -> Any:
-    """The table of `ppl_vae.inference.compare`, and its picture."""
+) -> tuple[Any, dict[str, History]]:
+    """Return the table of `ppl_vae.inference.compare` and the history of each objective."""
     frame = pandas().DataFrame
     histories = {name: train(name, objective) for name, objective in objectives.items()}
     rows = {name: measure(objectives[name], history) for name, history in histories.items()}
-    table = frame.from_dict(rows, orient="index")
-    draw(histories, table, axes)
-    return table
+    return frame.from_dict(rows, orient="index"), histories
 
 
 def row(
@@ -72,23 +69,3 @@ def row(
         "seconds_per_epoch": float(np.median(history["seconds"])),
     }
     return numbers | {f"snr_{group}": float(value) for group, value in snr.items()}
-
-
-def draw(histories: Mapping[str, History], table: Any, axes: Sequence[Any] | None) -> None:
-    """The ELBO after each epoch, and log p(x) at the end with its standard error."""
-    import matplotlib.pyplot as plt
-
-    from ppl_vae import plots
-
-    if axes is None:
-        axes = plt.subplots(1, 2, figsize=(11.0, 3.8), layout="constrained")[1]
-    curves, bars = axes
-    plots.curves({name: [history] for name, history in histories.items()}, "elbo", curves)
-    curves.set_ylabel("ELBO of the test data (nats per datum)")
-    places = np.arange(len(table))
-    for place, (name, values) in enumerate(table.iterrows()):
-        given = {"color": f"C{place}", "label": name, "capsize": 3.0, "fmt": "o"}
-        bars.errorbar(place, values["log_likelihood"], values["standard_error"], **given)
-    bars.set_xticks(places, list(table.index), rotation=30, ha="right")
-    bars.set_ylabel("log p(x) (nats per datum)")
-    bars.set_xlim(-0.5, len(table) - 0.5)
