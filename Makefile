@@ -1,7 +1,11 @@
-# Two commands on a fresh machine that has git, make and Python 3.11 or newer:
-#   make demo    install what the library needs, then compare classifiers on real digits
-#   make test    install the tools and all extras as well, then run the tests
-# Also: make lint, make audit (known vulnerabilities of the pinned versions), make clean. Another interpreter: make test PYTHON=python3.12
+# Commands for a fresh machine that has git, make and Python 3.11 or newer:
+#   make demo        install what the library needs, then compare classifiers on real digits
+#   make test        install the test tools and all extras as well, then run the tests but for the slow ones
+#   make test-all    run every test (make test-slow: those that make test leaves out)
+#   make lint        ruff (lint and format) and mypy
+#   make audit       look for known vulnerabilities of the pinned versions
+#   make clean       remove the environments and what the tools leave behind
+# Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,15 +14,22 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PINNED := $(shell grep '^torch==' constraints.txt)
 SPEC := pyproject.toml constraints.txt
+# One thread per process: two busy processes with two OpenMP threads each slow one another down.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test lint audit clean
+.PHONY: demo test test-slow test-all lint audit clean
 
 demo: $(VENV)/.installed-runtime
 	$(BIN)/python examples/semi_supervised.py
 
-# One thread per process: two busy processes with two OpenMP threads each slow one another down.
-test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+test: $(VENV)/.installed-test
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(PYTEST) -m slow
+
+test-all: $(VENV)/.installed-test
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -46,6 +57,11 @@ $(VENV)/.installed-runtime: $(SPEC) | $(BIN)/python
 	$(PIP) $(PINNED) -e .
 	@touch $@
 
+$(VENV)/.installed-test: $(SPEC) | $(BIN)/python
+	$(PIP) $(PINNED) -e '.[numpyro,diagnostics,test]'
+	@touch $@ $(VENV)/.installed-runtime
+
+# mypy reads the types of what the package imports, so the linters need the extras as well.
 $(VENV)/.installed-dev: $(SPEC) | $(BIN)/python
-	$(PIP) $(PINNED) -e '.[numpyro,diagnostics,test,dev]'
+	$(PIP) $(PINNED) -e '.[numpyro,diagnostics,dev]'
 	@touch $@ $(VENV)/.installed-runtime
