@@ -12,15 +12,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import compiled_code
-
-compiled_code.keep()
-
 import pyro
 import pytest
 import torch
 from example_support import EXAMPLES, Done, Run
 
 pytest_plugins = ["budget"]
+compiled_code.keep()
 torch.set_num_threads(1)
 
 

@@ -179,6 +179,7 @@ print(json.dumps(step_memory.on_a_cpu(step)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not step_memory.RESET.exists(), reason="Linux alone has this file")
 def test_peak_memory_is_that_of_a_step() -> None:
     """What is held before a step, and what was freed before, does not count; its gradients do.

@@ -98,6 +98,7 @@ def test_pyros_loss_is_the_librarys(name: str, settings: dict[str, Any]) -> None
     assert found[1] == pytest.approx(found[0], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_numpyros_loss_is_the_librarys() -> None:
     """On average over draws, at the same weights."""
     pytest.importorskip("port_support")

@@ -24,12 +24,14 @@ def run_soak(*words: str) -> str:
     return run.stdout
 
 
+@pytest.mark.slow
 def test_kills() -> None:
     printed = run_soak("kill", "--kills", "3", "--runs", "pyro-labels", "--epochs", "30")
     assert "3 kills" in printed
     assert "1 of 1 runs as if there had been none" in printed
 
 
+@pytest.mark.slow
 def test_long_runs() -> None:
     printed = run_soak("load", "--steps", "3000", "--models", "20", "--no-compile")
     assert printed.splitlines()[0].startswith("3000 steps: memory")

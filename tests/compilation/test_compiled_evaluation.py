@@ -158,6 +158,7 @@ def test_a_temperature_that_is_a_tensor() -> None:
         assert gradient.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditions", [False, True])
 def test_bidirectional_monte_carlo(conditions: bool, recorded: list[Any]) -> None:
     """What was simulated differs from batch to batch, and is no constant of the graph."""
@@ -366,6 +367,7 @@ def test_auto_goes_by_the_amount_of_work(recorded: list[Any]) -> None:
     assert ais.runs_of(Annealing(4, 1, 2, 5)) == 0
 
 
+@pytest.mark.slow
 def test_each_evaluation_counts_its_work(
     recorded: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +389,7 @@ def test_each_evaluation_counts_its_work(
     assert len(recorded) == 4 + 2 + 2 + 2
 
 
+@pytest.mark.slow
 def test_machine_code() -> None:
     model, x = exact.conjugate(exact=False), exact.data()
     assert_same(lambda **given: log_likelihood(model, x, **given), **AIS, leapfrog_steps=1)

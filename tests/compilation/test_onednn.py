@@ -40,6 +40,7 @@ def exchanged(function: object, given: list[Tensor]) -> int:
     return sum(node.target is LINEAR for node in graph.graph.nodes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_products_are_the_same() -> None:
     given, before = inputs(), lowerings[LINEAR]

@@ -79,17 +79,20 @@ def assert_equal(found: list[dict[str, np.ndarray]], expected: dict[str, np.ndar
             np.testing.assert_allclose(arrays[name], value, rtol=0, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EQUAL)
 def test_two_processes_are_one(name: str, one: Path, two: tuple[Path, str]) -> None:
     assert_equal(results(two[0], name, 2), results(one, name, 1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 def test_four_processes_are_one(name: str, one: Path, four: Path) -> None:
     """The last batch, of 3, is too small for four: some processes only keep in step."""
     assert_equal(results(four, name, 4), results(one, name, 1)[0])
 
 
+@pytest.mark.slow
 def test_draws_by_rejection_give_all_processes_the_same_weights(two: tuple[Path, str]) -> None:
     first, second = results(two[0], "gammas", 2)
     for name, value in first.items():
@@ -97,6 +100,7 @@ def test_draws_by_rejection_give_all_processes_the_same_weights(two: tuple[Path,
         assert np.isfinite(value).all()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(
     one: Path, two: tuple[Path, str]
 ) -> None:
@@ -105,6 +109,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(
     assert two[1].count("stopped in epoch 2, batch") == 1
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_writes_and_shows(one: Path, two: tuple[Path, str]) -> None:
     out, shown = two
     assert not (out / "rank1").exists()
@@ -119,6 +124,7 @@ def test_the_first_process_alone_writes_and_shows(one: Path, two: tuple[Path, st
     assert shown.count("files: epoch 2/2") == 1
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on(
     one: Path, two: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -130,6 +136,7 @@ def test_another_number_of_processes_goes_on(
     assert len(found[0]["loss"]) == 3
 
 
+@pytest.mark.slow
 def test_what_is_refused(two: tuple[Path, str]) -> None:
     for rank, arrays in enumerate(results(two[0], "refused", 2)):
         said = {name: bytes(value).decode() for name, value in arrays.items()}
@@ -175,6 +182,7 @@ write(out / f"killed.{several_processes.RANK}.safetensors", arrays, {})
 """
 
 
+@pytest.mark.slow
 def test_after_a_process_was_killed_the_run_goes_on(tmp_path: Path) -> None:
     program = tmp_path / "killed.py"
     program.write_text(KILLED)
@@ -210,6 +218,7 @@ trained(make(VAE_CASE), pixels(), Stopping(), out=out / "run", epochs=3)
 """
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_and_to_all_keeps_the_midst_of_an_epoch(tmp_path: Path) -> None:
     program = tmp_path / "signalled.py"
     program.write_text(SIGNALLED)

@@ -178,6 +178,7 @@ def banana_guide(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(double([0.0, 0.5]).expand(len(x), 2), 0.4).to_event(1))
 
 
+@pytest.mark.slow
 def test_a_flow_comes_nearer_than_a_gaussian() -> None:
     x = double([[-0.5], [0.3]])
     found = gaps(Pair(banana, banana_guide), x, ("flow", "gaussian"), **{**FAST, "lr": 0.02})
@@ -212,6 +213,7 @@ def test_densities_are_those_of_the_draws(name: str) -> None:
         torch.testing.assert_close(log_q, normal - torch.linalg.slogdet(blocks)[1])
 
 
+@pytest.mark.slow
 def test_bounds_are_in_order_for_a_trained_pair() -> None:
     splits = digits("threshold")
     model = VAE(64, 10, (32,))
@@ -251,6 +253,7 @@ def test_bounds_are_in_order_for_a_trained_pair() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_estimates_of_log_p() -> None:
     """Importance sampling fails for a guide that is far off; annealed sampling does not."""
     model, x = exact.conjugate(exact=False), exact.data()

@@ -59,6 +59,7 @@ def test_the_elbo_is_unbiased_and_another_bound_is_not() -> None:
     np.testing.assert_allclose(fair["norm"], norms, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_an_objective_as_the_truth() -> None:
     model, x, _ = pair()
     fair = gradient_stats(DReG(3), model, x, 500, truth=IWAE(3))
@@ -67,6 +68,7 @@ def test_an_objective_as_the_truth() -> None:
     assert other["bias"]["encoder"] > 3 * other["chance"]["encoder"]
 
 
+@pytest.mark.slow
 def test_the_signal_of_the_guide_falls_with_k_and_that_of_dreg_rises() -> None:
     torch.manual_seed(1)
     model, x, _ = pair()

@@ -67,6 +67,7 @@ def test_terms_are_the_closed_forms_whatever_the_batches() -> None:
     check_draws(kl_per_site(model, x[:2000], k=20, batch_size=300)["z_2"], 20)
 
 
+@pytest.mark.slow
 def test_terms_of_the_port() -> None:
     key = pytest.importorskip("port_support").key
     from ppl_vae.numpyro.inference import kl_per_site as of_port

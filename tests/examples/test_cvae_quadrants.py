@@ -61,6 +61,7 @@ def test_condition_and_target_are_the_two_parts_of_an_image(
     assert set(np.unique(drawn)) == {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_help_in_a_fresh_process() -> None:
     text = help_of(SCRIPT, "--data", "mnist")
     assert "10000" in text  # the defaults of --data mnist
@@ -69,6 +70,7 @@ def test_help_in_a_fresh_process() -> None:
     assert "three are hidden" in text
 
 
+@pytest.mark.slow
 def test_a_short_run(run: Run, tmp_path: Path) -> None:
     done = run("--alpha", "0.5", "--decoder-sees-c")
     assert done.status == 0, done.err

@@ -52,6 +52,7 @@ MNIST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_in_a_fresh_process(script: str) -> None:
     text = " ".join(help_of(f"{script}.py", "--data", "mnist").replace("│", " ").split())

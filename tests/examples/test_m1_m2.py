@@ -42,6 +42,7 @@ def script(contents_of: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     return contents_of(SCRIPT)
 
 
+@pytest.mark.slow
 def test_help_in_a_fresh_process() -> None:
     text = help_of(SCRIPT, "--data", "mnist")
     assert "(default: mnist)" in text

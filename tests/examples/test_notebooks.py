@@ -58,6 +58,7 @@ def test_there_are_notebooks() -> None:
     assert list(NOTEBOOKS.glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @every_notebook
 def test_it_runs_on_small_sizes(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,6 +27,7 @@ def test_help_in_a_fresh_process() -> None:
         assert flag in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["pyro", "numpyro"])
 def test_a_short_run(backend: str, run: Run, tmp_path: Path) -> None:
     if backend == "numpyro":

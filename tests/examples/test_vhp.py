@@ -20,6 +20,7 @@ def run(run_example: Run) -> Run:
     return partial(run_example, SCRIPT, *SHORT, *FEW)
 
 
+@pytest.mark.slow
 def test_help_in_a_fresh_process() -> None:
     text = help_of(SCRIPT, "--data", "mnist")
     assert "5000" in text  # draws per image, because of --data mnist

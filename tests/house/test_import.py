@@ -51,6 +51,7 @@ def test_every_name_is_there(name: str) -> None:
     assert getattr(ppl_vae, name).__name__ == name
 
 
+@pytest.mark.slow
 def test_rooms_are_attributes_and_other_names_are_not() -> None:
     run_python("import ppl_vae as p; p.models.VAE, p.inference.ELBO, p.data.digits, p.M2, p.fit")
     assert {"models", "inference", "data", "numpyro", "parity", "plots"} <= set(dir(ppl_vae))

@@ -447,6 +447,7 @@ def test_the_ports_gradients_at_zero_factor(port: Any) -> None:
     assert all(np.abs(grad).sum() > 0 for grad in grads[:2])
 
 
+@pytest.mark.slow
 def test_the_ports_closed_form_is_used_by_its_bound(port: Any) -> None:
     """In a plate, where numpyro wraps the distribution: the posterior as guide gives log p(x)."""
     from ppl_vae.numpyro.inference import ELBO as PortELBO

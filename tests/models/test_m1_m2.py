@@ -165,6 +165,7 @@ def test_features_are_mean_and_scale_of_the_encoder(given: Any) -> None:
     assert not mean.requires_grad
 
 
+@pytest.mark.slow
 def test_classifiers_on_features_of_digits() -> None:
     train, _, test = digits(binarisation="dynamic")
     pyro.set_rng_seed(0)
@@ -250,6 +251,7 @@ def test_m2_learns_from_features(tmp_path: Path) -> None:
     assert fingerprint([x]) != fingerprint([x.mean])
 
 
+@pytest.mark.slow
 def test_the_port_has_the_same_features_and_learns_from_them() -> None:
     support = pytest.importorskip("port_support")
     import ppl_vae.numpyro.models as ports

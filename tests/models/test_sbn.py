@@ -304,6 +304,7 @@ def test_wrong_data_are_named() -> None:
         ConditionalSBN(X_DIM, 0, (2,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["one-layer", "categorical"])
 def test_the_port_draws_codes_and_agrees(shape: str) -> None:
     pytest.importorskip("numpyro", reason="the NumPyro port is not installed")

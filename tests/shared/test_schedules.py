@@ -39,6 +39,7 @@ def test_fit_asks_for_the_step_size_of_each_epoch() -> None:
     assert not equal(one.state_dict(), other.state_dict())
 
 
+@pytest.mark.slow
 def test_fit_of_the_port_does_too() -> None:
     port_support = pytest.importorskip("port_support")
     from ppl_vae.numpyro.inference import fit as fit_port

@@ -50,6 +50,7 @@ def fingerprints(*arguments: str, hash_seed: int, **env: str) -> dict[str, str]:
     return dict(line.split() for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_fresh_processes_give_equal_bytes_for_every_model_and_objective() -> None:
     one, other = (fingerprints("pyro", str(n), hash_seed=n) for n in (1, 2))
     assert one == other
@@ -57,6 +58,7 @@ def test_fresh_processes_give_equal_bytes_for_every_model_and_objective() -> Non
     assert len(set(one.values())) > 0.9 * len(one)  # they are of runs that differ
 
 
+@pytest.mark.slow
 def test_fresh_processes_give_equal_bytes_by_graphs() -> None:
     one, other = (fingerprints("recorded", str(n), *IN_GRAPHS, hash_seed=n) for n in (1, 2))
     assert one == other
@@ -64,6 +66,7 @@ def test_fresh_processes_give_equal_bytes_by_graphs() -> None:
     assert len(set(one.values())) > 0.9 * len(one)
 
 
+@pytest.mark.slow
 def test_code_that_inductor_kept_gives_the_bytes_of_fresh_code(tmp_path: Path) -> None:
     env = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     one = fingerprints("compiled", "1", *BY_INDUCTOR, hash_seed=1, **env)
@@ -75,6 +78,7 @@ def test_code_that_inductor_kept_gives_the_bytes_of_fresh_code(tmp_path: Path) -
     assert tuple(one) == BY_INDUCTOR
 
 
+@pytest.mark.slow
 def test_fresh_processes_give_equal_bytes_in_the_port() -> None:
     pytest.importorskip("port_support")
     one, other = (fingerprints("numpyro", str(n), *IN_THE_PORT, hash_seed=n) for n in (1, 2))

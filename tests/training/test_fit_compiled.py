@@ -24,6 +24,7 @@ def trained(objective: Any = None, **settings: Any) -> Model:
     return model
 
 
+@pytest.mark.slow
 def test_compiled_as_eager_and_resumed_as_whole(tmp_path: Path) -> None:
     eager = weights(trained(epochs=3, compile=False))
     whole = weights(trained(epochs=3, compile=True))
@@ -36,6 +37,7 @@ def test_compiled_as_eager_and_resumed_as_whole(tmp_path: Path) -> None:
         trained(epochs=3, compile=False, out=tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_groups_in_turn_as_eager() -> None:
     objective = Lagging(ELBO(2), max_steps=4, window=2, subset=12)
     runs = [weights(trained(objective, epochs=2, compile=compile)) for compile in (False, True)]

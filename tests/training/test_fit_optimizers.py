@@ -114,6 +114,7 @@ def rounded(value: Tensor) -> Tensor:
     return value.bfloat16().float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_bfloat16_is_of_products_alone(compile: bool) -> None:
     """Factors and result are rounded, and nothing else is."""

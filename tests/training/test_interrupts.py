@@ -59,6 +59,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch, at: int, number: signal.Signals) 
     monkeypatch.setattr(Trainer, "step", step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("name", RUNS)
 def test_the_run_goes_on_bit_for_bit(
@@ -146,6 +147,7 @@ fit(VAE(6, 2, (3,)), x, epochs=10**6, batch_size=8, out={out!r}, progress=False)
 """
 
 
+@pytest.mark.slow
 def test_a_program_ends_with_a_line_and_no_traceback(tmp_path: Path) -> None:
     process = start_python(PROGRAM.format(out=str(tmp_path)))
     assert process.stdout is not None

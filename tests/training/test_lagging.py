@@ -418,6 +418,7 @@ class Sequence(Model):
             pyro.sample("z", self.encoder(x))
 
 
+@pytest.mark.slow
 def test_a_strong_decoder_does_not_leave_the_latents_unused() -> None:
     """Noisy copies of 8 patterns, which are told from one another by their first bits."""
     rng = np.random.default_rng(0)

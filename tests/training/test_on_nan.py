@@ -165,6 +165,7 @@ def test_skip_stops_in_the_epoch_of_which_nothing_is_left(tmp_path: Path) -> Non
         run(data(0), on_nan="skip", validation=spoil, out=tmp_path)
 
 
+@pytest.mark.slow
 @STEPS
 def test_restore_begins_the_epoch_again(compile: bool, caplog: pytest.LogCaptureFixture) -> None:
     tries = []

@@ -94,6 +94,7 @@ def test_after_an_interruption_while_the_checkpoint_is_written(
     assert not list(tmp_path.glob("*.unfinished"))
 
 
+@pytest.mark.slow
 def test_after_a_kill_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     program = f"""
 import time

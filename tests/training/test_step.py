@@ -143,6 +143,7 @@ def test_optimizers_and_their_states_are_torchs(make_optimizer: Make) -> None:
     assert_same_run(runs)
 
 
+@pytest.mark.slow
 def test_machine_code() -> None:
     case = CASE["hierarchical-norm"]
     runs = []
@@ -154,6 +155,7 @@ def test_machine_code() -> None:
     assert len(runs[1][2].graphs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("recorded_alone")
 def test_batches_of_two_sizes() -> None:
     case = CASE["hierarchical-norm"]
@@ -166,6 +168,7 @@ def test_batches_of_two_sizes() -> None:
     assert len(runs[1][2].graphs) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("recorded_alone")
 def test_what_changes_gets_a_graph_of_its_own() -> None:
     case = CASE["hierarchical-norm"]

@@ -27,6 +27,7 @@ dist, plate, sample = numpyro.distributions, numpyro.plate, numpyro.sample
 CASE = {case.name: case for case in CASES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hierarchical", "m2-unlabelled", "cvae"])
 def test_densities_and_moves_are_those_of_pyro(name):
     model, port = make_pair(CASE[name].model)
@@ -113,6 +114,7 @@ PROGRAMS = {"shares": shares, "below": below, "inner": inner, "clusters": cluste
 PROGRAMS["masked"] = masked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_constraints_plates_and_masks_are_those_of_pyro(name):
     program, _, rows = EXACT[name]
@@ -132,6 +134,7 @@ def test_constraints_plates_and_masks_are_those_of_pyro(name):
         np.testing.assert_allclose(at, theirs.start(latents), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["below", "clusters"])
 def test_weights_are_unbiased_at_few_temperatures(name):
     _, log_p, rows = EXACT[name]
@@ -150,6 +153,7 @@ def linear():
     return model, port.with_weights(model.state_dict())
 
 
+@pytest.mark.slow
 def test_a_move_leaves_the_density_as_it_is():
     model, port = linear()
     x, n = exact.data()[:1], 50_000
@@ -177,6 +181,7 @@ def test_a_move_leaves_the_density_as_it_is():
     assert (probability == 0).all()
 
 
+@pytest.mark.slow
 def test_bidirectional_monte_carlo_encloses_log_p():
     model, port = linear()
     for_data = jax.random.split(jax.random.fold_in(key(0), 0), 7)[0]
@@ -197,6 +202,7 @@ def conditional(c, x):
         sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
 
 
+@pytest.mark.slow
 def test_bidirectional_monte_carlo_given_conditions():
     port, c = Program(conditional, 1), np.linspace(-9, 9, 30, dtype=np.float32)[:, None]
     for_data = jax.random.split(jax.random.fold_in(key(0), 0), 7)[0]

@@ -16,6 +16,7 @@ IMAGES = digits("threshold")
 TRAIN, TEST = IMAGES.train.x[:200], IMAGES.test.x[:60]
 
 
+@pytest.mark.slow
 def test_the_table_by_hand(tmp_path):
     model = VAE(64, 3, (8,), key=key())
     axes = plt.subplots(1, 2)[1]
@@ -42,6 +43,7 @@ def test_the_table_by_hand(tmp_path):
     assert again.equals(table)  # the seconds too: nothing was trained
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_objective_at_the_end():
     model = VAE(64, 3, (8,), key=key())
     table = compare(model, {"warm": ELBO(beta=Warmup(2))}, TRAIN, TEST, **QUICK)

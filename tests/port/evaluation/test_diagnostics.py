@@ -105,6 +105,7 @@ def test_results_are_those_of_pyro_and_in_its_order():
     assert list(active_units(ladder, x, k=2).variances) == ["z_1", "z_2", "z_3"]
 
 
+@pytest.mark.slow
 def test_the_parts_of_the_kl_term():
     """I(x; z_1, z_2) = I(x; z_1) where z_2 depends on x by z_1 alone, draw by draw."""
     _, port = both(CASE["hierarchical"].model)
@@ -158,6 +159,7 @@ def test_ranks_of_exact_and_narrow_guides():
     assert (narrow.spread["z"] > 1.3).all()
 
 
+@pytest.mark.slow
 def test_what_is_simulated_takes_the_place_of_data():
     (x, y), port = CASE["m2-labelled"].inputs(0), make_pair(CASE["m2-labelled"].model)[1]
     found = [calibration(port, 100, data=(x, label)) for label in (y, np.zeros_like(y))]
@@ -167,6 +169,7 @@ def test_what_is_simulated_takes_the_place_of_data():
         calibration(make_pair(CASE["cvae"].model)[1])
 
 
+@pytest.mark.slow
 def test_the_table():
     _, port, _ = conjugate(0.02)
     x = np.asarray(port.sample(60, key=key())["x"])

@@ -64,6 +64,7 @@ def test_gaps_of_a_linear_gaussian_pair():
     of_pyro.assert_near(amortisation, log_p - gap - bound, slack=2e-3, error=0.1)
 
 
+@pytest.mark.slow
 def test_no_gap_where_the_guide_is_the_posterior_and_batches():
     model, x = exact.conjugate(exact=True), exact.data()
     found = gaps(
@@ -95,6 +96,7 @@ def inner_guide(x):
             sample("z", dist.Normal(0.8 * x.T, 0.5))
 
 
+@pytest.mark.slow
 def test_several_sites_and_a_plate_within_a_datum():
     x = np.array([[-1.0, 0.2, 1.0], [2.0, 2.0, 2.5]], np.float32)
     found = gaps(Pair(inner, inner_guide, 3), x, ("full",), max_plate_nesting=2, **FAST)
@@ -151,6 +153,7 @@ def banana(u):
     return -0.5 * (u**2).sum(-1) - 0.5 * ((0.3 - u[..., 1] - u[..., 0] ** 2) / 0.2) ** 2
 
 
+@pytest.mark.slow
 def test_a_flow_comes_nearer_than_a_gaussian():
     effort, loc, scale = LocalFit(800, 0.02, 10, 4), jnp.zeros((1, 2)), jnp.full((1, 2), 0.4)
 
@@ -191,6 +194,7 @@ class Flat(type(LOCAL["gaussian"])):
         return jnp.zeros_like(u[..., 0])
 
 
+@pytest.mark.slow
 def test_log_p_by_annealing_where_the_guide_is_far_off():
     model, x = exact.conjugate(exact=False), exact.data()
     with torch.no_grad():

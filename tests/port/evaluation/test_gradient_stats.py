@@ -35,6 +35,7 @@ def test_the_elbo_is_unbiased_and_another_bound_is_not():
         assert fair["norm"][group] == pytest.approx(norm, rel=0.1)
 
 
+@pytest.mark.slow
 def test_an_objective_as_the_truth():
     model, x, _ = pair()
     fair = gradient_stats(DReG(3), model, x, 500, truth=IWAE(3))

@@ -108,6 +108,7 @@ def test_parameters_and_buffers_share_no_name():
     assert same(changed.state_dict(), {**port.state_dict(), FIRST: np.full(3, 7.0)})
 
 
+@pytest.mark.slow
 def test_fit_has_pyros_weights_and_running_statistics():
     """Nothing is random in a classifier that sees all data at once."""
     model, port = make_pair(CLASSIFIER)
@@ -125,6 +126,7 @@ def test_fit_has_pyros_weights_and_running_statistics():
         assert not np.array_equal(value, values(run.model)[name])
 
 
+@pytest.mark.slow
 def test_fit_of_a_ladder():
     """The statistics of what stands below all draws are Pyro's after the same batch."""
     model, port = make_pair(LADDER)
@@ -142,6 +144,7 @@ def test_fit_of_a_ladder():
     assert same(port.state_dict(), before)
 
 
+@pytest.mark.slow
 def test_all_programs_of_an_objective_hand_them_on():
     """SemiSupervised runs the pair on the labelled and on the unlabelled of each batch."""
     model, port = make_pair(M2)
@@ -232,6 +235,7 @@ def test_files_travel_both_ways(tmp_path):
     np.testing.assert_allclose(back.predict_proba(x), model.predict_proba(x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_looks_at_a_model_leaves_them():
     _, port = make_pair(HIERARCHICAL)
     port = with_parameters(port, {name: value + 0.3 for name, value in buffers(port).items()})
@@ -286,6 +290,7 @@ def test_fit_by_numpyros_own_elbo():
         fit(port, pixels(0), numpyro.infer.Trace_ELBO(num_particles=2), **settings)
 
 
+@pytest.mark.slow
 def test_a_model_that_calls_its_parents_programs():
     class Twice(ports.Classifier):
         def model(self, x, y):

@@ -217,6 +217,7 @@ def test_a_precision_beyond_single_precision_is_cut(log_precision):
     assert all(np.isfinite(part).all() for part in (value, *grads.values()))
 
 
+@pytest.mark.slow
 def test_log_likelihood_of_many_draws_in_pieces():
     theirs = linear_gaussian.conjugate(exact=True)
     x = 60 * linear_gaussian.data()

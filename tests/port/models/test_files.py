@@ -64,6 +64,7 @@ MISFITS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_good_one_before_and_from_no_misfit(tmp_path, caplog):
     _, port = make_pair(CASE["vae"].model)
     full = fit(port, *pixels(0), epochs=2, out=tmp_path, **SETTINGS)

@@ -101,6 +101,7 @@ def test_a_port_imputes_what_is_missing_alone():
     np.testing.assert_array_equal(impute(port, x, np.ones_like(observed)), x)
 
 
+@pytest.mark.slow
 def test_samples_and_reconstructions():
     _, port = make_pair(next(case for case in CASES if case.name == "m2-unlabelled").model)
     draws = port.sample(400, key=key(1))

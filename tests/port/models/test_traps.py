@@ -134,6 +134,7 @@ def test_8_theirs_refuse_batch_normalisation(theirs):
         svi.update(state, *pixels(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective", [IWAE(2), DReG(2), CUBO(2.0, 2), TVO(2), RWS(2)], ids=lambda o: type(o).__name__
 )

@@ -195,6 +195,7 @@ def own_net(kind):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "batch_size"), [("average", 24), ("net", 20)])
 def test_a_resumed_run_is_the_uninterrupted_one(kind, batch_size, tmp_path):
     """With 24 data the last batch of an epoch is smaller in the second case."""
@@ -252,6 +253,7 @@ def bits(model):
     return [encoder.logits.weight for encoder in model.encoders]
 
 
+@pytest.mark.slow
 def test_what_is_measured_has_no_baseline():
     run = fit(PORT, *pixels(0), ELBO(baseline="average"), epochs=1, validation=pixels(1), **QUIET)
     assert run["validation_loss"][0] == mean_loss(run.model, pixels(1))
@@ -311,6 +313,7 @@ def other_shapes(tmp_path):
     return fitted(Sum(jnp.ones(3), 3), out=tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_what_it_refuses(tmp_path):
     nan = eqx.tree_at(lambda n: n.value.bias, own_net("net"), jnp.full(1, math.nan))
     for call, says in (
@@ -334,6 +337,7 @@ def test_what_it_refuses(tmp_path):
             call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("analytic_kl", [False, True])
 def test_free_bits_per_unit_are_those_of_pyro(k, analytic_kl):
@@ -364,6 +368,7 @@ def test_free_bits_per_unit_are_those_of_pyro(k, analytic_kl):
         np.testing.assert_allclose(found[name], expected, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_free_bits_that_cannot_be_told_apart():
     def program(x):
         with numpyro.plate("data", len(x)):

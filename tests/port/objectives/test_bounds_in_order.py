@@ -51,6 +51,7 @@ def exact():
     return expected, weighted, (log_q + log_w).logsumexp(0).sum().item()
 
 
+@pytest.mark.slow
 def test_order(exact):
     expected, weighted, log_p = exact
     elbo = weighted(1)
@@ -66,6 +67,7 @@ def test_order(exact):
     assert min(-expected(TVO(3, 4, "upper")), -expected(CUBO(2.0, 3))) > elbo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objectives", "k"),
     [
@@ -104,6 +106,7 @@ def signal(objective):
     return float(jnp.abs(grad.mean()) / grad.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "slope"), [(IWAE, -0.5), (DReG, 0.5)])
 def test_the_signal_of_the_guides_gradient(objective, slope):
     """It goes like 1 / sqrt(K) (Rainforth et al. 2018, theorem 1), or sqrt(K) (Tucker et al.)."""

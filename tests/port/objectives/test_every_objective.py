@@ -150,6 +150,7 @@ NEEDS_FIT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LOSSES if name not in VARIANTS])
 def test_svi_trains_functions_with_numpyro_param_on_minibatches(name):
     loss = LOSSES[name]

@@ -101,6 +101,7 @@ def test_the_states_are_those_of_pyro(update):
             np.testing.assert_allclose(state[name], number.item(), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_states(tmp_path):
     _, port = make_pair(CASE["vae"].model)
     settings = {"objective": GECO(10.0), "batch_size": 12, "lr": 1e-2, **QUIET}
@@ -115,6 +116,7 @@ def test_a_resumed_run_has_the_same_states(tmp_path):
         assert not np.array_equal(value, port.state_dict()[name])
 
 
+@pytest.mark.slow
 def test_measured_is_minus_the_bound():
     _, port = make_pair(CASE["vhp"].model)
     with Noise():
@@ -122,6 +124,7 @@ def test_measured_is_minus_the_bound():
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_what_it_refuses():
     _, port = make_pair(CASE["vhp"].model)
     (x,) = pixels(0)

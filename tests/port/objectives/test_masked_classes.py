@@ -52,6 +52,7 @@ def programs(w, kind):
     return model, guide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_loss_and_gradient_by_hand(name, kind):
@@ -71,6 +72,7 @@ def test_loss_and_gradient_by_hand(name, kind):
         np.testing.assert_allclose(grad, expected[parameter], atol=1e-9, err_msg=parameter)
 
 
+@pytest.mark.slow
 def test_a_mask_of_the_model_alone_is_refused():
     with float64():
         w = {parameter: jnp.asarray(v.detach()) for parameter, v in parameters().items()}

@@ -194,6 +194,7 @@ def test_scales_and_masks():
         refuse("all sites should have one scale", objective, scaled, fixed)
 
 
+@pytest.mark.slow
 def test_a_class_that_only_the_model_enumerates():
     marked = {"enumerate": "parallel"}
     loss = loss_of(IWAE(2), lambda x: mixture(x, marked), lambda x: None)

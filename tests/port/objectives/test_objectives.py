@@ -107,6 +107,7 @@ def log_joint(x):
     return log_p + dist.Normal(jnp.asarray(MEANS), 1.0).log_prob(x[:, None])
 
 
+@pytest.mark.slow
 def test_a_site_that_only_the_model_enumerates():
     def model(x):
         mixture(x, {"enumerate": "parallel"})
@@ -124,6 +125,7 @@ def guide_by(infer):
     return guide
 
 
+@pytest.mark.slow
 def test_the_score_function_is_unbiased():
     def exact(logits):
         q = jax.nn.softmax(logits)
@@ -189,6 +191,7 @@ def test_masks_and_scales():
     np.testing.assert_allclose(closed, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_inner_plates_and_global_sites():
     x = np.arange(6.0, dtype=np.float32).reshape(2, 3)
 
@@ -248,6 +251,7 @@ def test_analytic_kl_is_refused_in_pyros_words():
         ELBO(analytic_kl=True).loss(key(), {}, *ours, X)
 
 
+@pytest.mark.slow
 def test_svi_trains_two_ports_side_by_side():
     _, first = make_pair(CASE["vae"].model)
     second = jax.tree.map(lambda v: v * 1.1, first)

@@ -62,6 +62,7 @@ def guide(x):
         numpyro.sample("y", dist.Categorical(logits=w * z[..., None]))
 
 
+@pytest.mark.slow
 def test_in_every_draw_it_is_iwae_for_the_model_and_miwae_for_the_guide():
     """Latents are mixed, and the class depends on the path of the number."""
     rng = np.random.default_rng(0)

@@ -215,6 +215,7 @@ class Steps(Schedule):
         return self.first + (self.then - self.first) * (epoch > 1)
 
 
+@pytest.mark.slow
 def test_fit_advances_the_temperature_and_measures_the_discrete_pair():
     _, port = make_pair(CASE["sbn"].model)
     (x,) = pixels(0)
@@ -252,6 +253,7 @@ def test_functions_with_parameters_under_svi():
     assert result.params["a"] > 1.3
 
 
+@pytest.mark.slow
 def test_latents_that_only_the_model_enumerates_are_summed_out():
     guide = latent(dist.Bernoulli(logits=0.3))
 

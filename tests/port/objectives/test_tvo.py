@@ -56,6 +56,7 @@ def test_the_loss_and_its_gradients_are_those_of_pyro(name, arguments):
         assert guided == bool(np.any(np.asarray(expected)))
 
 
+@pytest.mark.slow
 def test_no_gradient_passes_through_the_draws():
     """Those that are drawn by the port itself, against the same as constants."""
     _, port = make_pair(CASE["hierarchical"].model)

@@ -179,6 +179,7 @@ def test_the_guide_is_given_what_the_model_simulates():
     assert grad == 0  # y is no latent of the guide
 
 
+@pytest.mark.slow
 def test_fit_trains_by_dreams_given_conditions():
     _, port = make_pair(CASE["cvae"].model)
     data = CASE["cvae"].data(0)

@@ -23,6 +23,7 @@ def test_the_schedule_is_the_same_when_it_is_traced():
             np.testing.assert_allclose(traced(epoch), warmup(epoch), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_advances_the_warm_up_without_compiling_again(monkeypatch):
     runs = [
         fit(PORT, *pixels(0), objective, epochs=1, **QUIET)
@@ -45,6 +46,7 @@ def test_fit_advances_the_warm_up_without_compiling_again(monkeypatch):
     assert len(calls) == 2 * once
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     objective = ELBO(beta=Warmup(3), free_bits=0.05)
     whole = fit(PORT, *pixels(0), objective, epochs=4, **QUIET)
@@ -63,6 +65,7 @@ def test_what_is_measured_has_no_weights():
         assert mean_loss(PORT, pixels(1), ELBO(analytic_kl=True, **weights)) == plain
 
 
+@pytest.mark.slow
 def test_what_cannot_be_weighted_is_refused():
     for arguments, says in (({"beta": -1.0}, "beta should be"), ({"free_bits": -1}, "free_bits")):
         with pytest.raises(ValueError, match=says):

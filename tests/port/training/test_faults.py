@@ -75,6 +75,7 @@ def same(a, b):
     return all(np.array_equal(v, b.state_dict()[name]) for name, v in a.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
@@ -112,6 +113,7 @@ def test_without_a_folder_no_file_is_named():
     assert "The batch is in" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
 def test_a_step_that_is_skipped_changes_nothing(fault, tmp_path):
     model, x = Marked(fault), marked(20)
@@ -128,6 +130,7 @@ def test_a_step_that_is_skipped_changes_nothing(fault, tmp_path):
     assert arrays["optimizer.0"] == 4  # Adam counts the steps of two epochs
 
 
+@pytest.mark.slow
 def test_the_steps_after_one_that_is_skipped_are_taken():
     model, x = Marked("loss"), marked(1)
     run = fit(model, x, InOrder([0, 8, 16]), on_nan="skip", **SETTINGS)
@@ -149,6 +152,7 @@ def test_an_epoch_of_which_nothing_is_left_stops(fault, tmp_path):
     assert re.fullmatch(says, text["fault"])
 
 
+@pytest.mark.slow
 def test_a_step_that_is_skipped_ends_its_turn(monkeypatch):
     """The guide is stepped on random batches, one third of which are at fault."""
     seen, inner = [], Steps._step
@@ -179,6 +183,7 @@ def warnings_of(caplog):
     return [r.message for r in caplog.records if r.message.endswith("The epoch begins again")]
 
 
+@pytest.mark.slow
 def test_an_epoch_begins_again_with_other_random_numbers(tmp_path, caplog):
     """Epoch 2 is at fault with the seed of the run, and not with the next one."""
     at_fault = firsts(0, 2)[1]
@@ -195,6 +200,7 @@ def test_an_epoch_begins_again_with_other_random_numbers(tmp_path, caplog):
     assert all("epoch 2, batch 2 of 2" in message for message in warnings_of(caplog))
 
 
+@pytest.mark.slow
 def test_what_is_restored_is_the_state_before_the_epoch(caplog):
     """A first epoch that begins again is the first epoch of a run with the fresh seed."""
     at_fault, fresh = firsts(0, 1)[1], fresh_seed(0, 1)
@@ -214,6 +220,7 @@ def test_it_begins_again_a_few_times_only(tmp_path, caplog):
     assert (tmp_path / "fault.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_epoch(sign, tmp_path, capsys):
     model, (x,) = Marked("loss"), pixels(0)
@@ -243,6 +250,7 @@ def test_data_that_are_not_finite_are_refused():
         fit(ports.VAE(**{**VAE, "hidden": (3,)}, key=key()), x, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_by_another_policy(tmp_path):
     """Epoch 2 is at fault. What a row does not have is NaN in it, also in the file."""
     at_fault = firsts(0, 2)[0]

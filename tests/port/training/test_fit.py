@@ -39,6 +39,7 @@ def test_it_steps_as_pyros_fit_does():
     assert not np.allclose(port.state_dict()["classifier.logits.bias"], value)
 
 
+@pytest.mark.slow
 def test_semi_supervised_run_and_resume(tmp_path):
     _, port = make_pair(Part("M2", M2))
     before = port.state_dict()
@@ -67,6 +68,7 @@ def test_semi_supervised_run_and_resume(tmp_path):
         fit(port, data, objective, epochs=4, out=tmp_path, resume=True, **{**settings, "lr": 1.0})
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_pyro_can_evaluate_the_result(tmp_path):
     _, port = make_pair(LATENT)
     settings = {"epochs": 40, "batch_size": 10, "lr": 3e-2, **QUIET}
@@ -188,6 +190,7 @@ def test_parameters_without_gradients():
         fit(Flat(**LATENT.arguments, key=key()), *pixels(0), epochs=1, batch_size=24, **QUIET)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_nan_stops_and_says_where(tmp_path):
     (x,) = pixels(0)
     x[::5] = 5.0  # in several batches: what follows the first must not hide it

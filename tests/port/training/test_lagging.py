@@ -68,6 +68,7 @@ def run(port, objective, epochs, data=X, **settings):
     return history
 
 
+@pytest.mark.slow
 def test_who_is_stepped_and_for_how_long(recorded, series):
     _, port = make_pair(CASE["vae"].model)
     own = set(guide_parameters(port, X))
@@ -114,6 +115,7 @@ def test_batches_and_keys_of_the_steps():
     assert len(set(keys)) == 102
 
 
+@pytest.mark.slow
 def test_the_phase_ends_when_the_mutual_information_falls(recorded, series):
     _, port = make_pair(CASE["vae"].model)
     series += [9.0, 0.25, 0.125, 0.5, 0.25]
@@ -124,6 +126,7 @@ def test_the_phase_ends_when_the_mutual_information_falls(recorded, series):
     assert [group for group, _, _ in recorded].count(None) == 1
 
 
+@pytest.mark.slow
 def test_what_is_measured():
     _, port = make_pair(CASE["vae"].model)
     history = run(port, Lagging(**SMALL, subset=7), 1)
@@ -131,6 +134,7 @@ def test_what_is_measured():
     assert history["mutual_information"][0] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run(tmp_path, series, recorded):
     """Of which the phase lasts two epochs, and Adam counts the steps of each group."""
     _, port = make_pair(CASE["sbn"].model)
@@ -179,6 +183,7 @@ def test_numpyros_own_elbo(recorded, series):
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_a_fault_in_a_step_of_the_guide_is_named(series):
     series += [0.0]
     _, port = make_pair(CASE["vae-gaussian"].model)

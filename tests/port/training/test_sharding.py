@@ -33,6 +33,7 @@ def found(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["four, then two", "in turns", "batch norm"])
 def test_the_run_is_the_same(found, case):
     """In double precision. The last batch may be smaller, and runs go on with another mesh."""
