@@ -119,9 +119,8 @@ def compare(
         bound = -mean_loss(trained, arrays, objective, **settings)
         log_p = log_likelihood(trained, arrays, k, **settings)
         collapse = posterior_collapse(trained, arrays, seed=seed)
-        state = {name: torch.tensor(history[name][-1]) for name in objective.state()}
-        at_the_end = objective.at(epochs).with_state(state)
-        stats = gradient_stats(at_the_end, trained, batch, repeats, seed=seed)
+        trained_objective = history.objective.at(epochs)
+        stats = gradient_stats(trained_objective, trained, batch, repeats, seed=seed)
         return row(bound, log_p, collapse, history, stats["snr"])
 
     table, histories = compared(named, train, measure)

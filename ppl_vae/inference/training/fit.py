@@ -170,7 +170,7 @@ def fit(
                 processes.wait()
                 if interrupt.asked and one.done < epochs:
                     interrupt.stop(one.interruption_message())
-    return History(model, metrics.rows, folder)
+    return History(model, metrics.rows, folder, given.with_state(trainer.state))
 
 
 def _begin(

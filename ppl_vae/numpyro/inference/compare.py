@@ -110,7 +110,8 @@ def compare(
         bound = -mean_loss(trained, arrays, objective, seed=seed)
         log_p = log_likelihood(trained, arrays, k, seed=seed)
         collapse = posterior_collapse(trained, arrays, seed=seed)
-        stats = gradient_stats(objective.at(epochs), trained, batch, repeats, seed=seed)
+        trained_objective = history.objective.at(epochs)
+        stats = gradient_stats(trained_objective, trained, batch, repeats, seed=seed)
         return row(bound, log_p, collapse, history, stats["snr"])
 
     table, histories = compared(named, train, measure)

@@ -21,11 +21,13 @@ class History:
             nats per datum), the objective's state if it has one, what `validation` returned, and
             "seconds" (of that epoch).
         out: The folder of metrics.csv and the checkpoint, if there is one.
+        objective: The objective with its final state and the trained weights of its networks.
     """
 
     model: Any
     rows: list[dict[str, float]]
     out: Path | None
+    objective: Any = None
 
     def __getitem__(self, column: str) -> np.ndarray:
         """A column, shape (epochs,)."""

@@ -1,15 +1,26 @@
 """The port's `compare`: the table by hand, equal starts, runs that are kept."""
 
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from port_support import key
 
 from ppl_vae.data import digits
-from ppl_vae.numpyro.inference import ELBO, IWAE, Warmup, fit, log_likelihood, mean_loss
+from ppl_vae.numpyro.inference import (
+    ELBO,
+    GECO,
+    IWAE,
+    BaselineNet,
+    Warmup,
+    fit,
+    log_likelihood,
+    mean_loss,
+)
 from ppl_vae.numpyro.inference.compare import compare
 from ppl_vae.numpyro.inference.evaluation.gradients import gradient_stats
-from ppl_vae.numpyro.models import VAE
+from ppl_vae.numpyro.models import SBN, VAE
+from ppl_vae.shared.io.safetensors_file import read
 
 QUICK = {"epochs": 2, "batch_size": 50, "k": 20, "repeats": 3, "progress": False}
 IMAGES = digits("threshold")
@@ -51,3 +62,32 @@ def test_gradients_are_those_of_the_objective_at_the_end():
     own = fit(model, TRAIN, ELBO(beta=Warmup(2)), epochs=2, batch_size=50, progress=False).model
     snr = gradient_stats(ELBO(), own, TEST[:50], 3)["snr"]["encoder"]
     assert table.loc["warm", "snr_encoder"] == pytest.approx(snr, rel=1e-5)
+
+
+def test_gradients_are_those_of_the_final_state_of_the_objective():
+    model, objective = VAE(64, 3, (8,), key=key()), GECO(20.0, update="geco")
+    table = compare(model, {"geco": objective}, TRAIN, TEST, **QUICK)
+    plt.close("all")
+    own = fit(model, TRAIN, objective, epochs=2, batch_size=50, progress=False)
+    final = objective.with_state({n: jnp.asarray(own[n][-1]) for n in objective.state()})
+    first, last = (gradient_stats(o, own.model, TEST[:50], 3)["snr"] for o in (objective, final))
+    assert first["encoder"] != pytest.approx(last["encoder"], rel=1e-3)
+    assert table.loc["geco", "snr_encoder"] == pytest.approx(last["encoder"], rel=1e-5)
+
+
+def test_gradients_are_those_of_the_trained_networks_of_the_objective(tmp_path):
+    model, objective = SBN(64, (4,), key=key()), ELBO(2, baseline=BaselineNet(64, (3,), key=key(1)))
+    table = compare(model, {"net": objective}, TRAIN, TEST, out=tmp_path, **QUICK)
+    plt.close("all")
+    weights, state = {}, {}
+    for name, value in read(tmp_path / "net/checkpoint.safetensors")[0].items():
+        kind, _, rest = name.partition(".")
+        {"network": weights, "objective": state}.get(kind, {})[rest] = jnp.asarray(value)
+    final = objective.with_network_weights(weights).with_state(state)
+    trained = SBN.load(tmp_path / "net.safetensors")
+    stats = {
+        n: gradient_stats(o, trained, TEST[:50], 3)["snr"]
+        for n, o in (("first", objective.with_state(state)), ("last", final))
+    }
+    assert stats["first"]["encoders"] != pytest.approx(stats["last"]["encoders"], rel=1e-3)
+    assert table.loc["net", "snr_encoders"] == pytest.approx(stats["last"]["encoders"], rel=1e-5)

@@ -133,7 +133,7 @@ def fit(
                     trainer.checkpoint(run, epoch).save(mine)
                 if epoch < epochs and place.anywhere(interrupt.asked is not None):
                     interrupt.stop(interruption_message(epoch, folder))
-    return History(trainer.trained(), metrics.rows, mine)
+    return History(trainer.trained(), metrics.rows, mine, trainer.trained_objective(given))
 
 
 def _begin(trainer: Trainer, checkpoint: Checkpoint | None, folder: Path | None) -> Metrics:

@@ -104,6 +104,12 @@ class Trainer:
         """The model with the weights of this moment."""
         return with_parameters(self.model, self.place.here(self.weights | self.buffers))
 
+    def trained_objective(self, objective: Objective) -> Objective:
+        """Return the objective with the state and the network weights of this moment."""
+        own = {n.removeprefix(NETWORK): w for n, w in self.weights.items() if n.startswith(NETWORK)}
+        here = self.place.here(own), self.place.here(self.state)
+        return objective.with_network_weights(here[0]).with_state(here[1])
+
     @property
     def kept(self) -> Any:
         """What changes from step to step."""
