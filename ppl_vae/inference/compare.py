@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from ppl_vae.inference.batches import as_tuple
+from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.inference.evaluation.diagnostics import posterior_collapse
 from ppl_vae.inference.evaluation.gradients import gradient_stats
 from ppl_vae.inference.evaluation.log_likelihood import log_likelihood
 from ppl_vae.inference.evaluation.loss import mean_loss
 from ppl_vae.inference.objectives.parts.base import Objective, check_objective
 from ppl_vae.inference.training.fit import fit
-from ppl_vae.inference.training.step import Compile
 from ppl_vae.models.base import Model, check_model
 from ppl_vae.shared.checks import as_argument, check_seed, check_whole, sample_once
 from ppl_vae.shared.evaluation.comparison import Objectives, Row, by_name, compared, row

@@ -36,7 +36,7 @@ def inputs(dtype: torch.dtype = torch.float32, size: int = BIG) -> list[Tensor]:
 def exchanged(function: object, given: list[Tensor]) -> int:
     """How many products of the function oneDNN does."""
     graph = make_fx(function, tracing_mode="fake")(*given)
-    onednn.Products()(graph.graph)
+    onednn.replace_products(graph.graph)
     return sum(node.target is LINEAR for node in graph.graph.nodes)
 
 

@@ -1,6 +1,5 @@
 """Approximation and amortisation gaps, where they are known."""
 
-import math
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -19,6 +18,7 @@ from ais_support import (
     log_p_of_rates,
     rates,
 )
+from gaps_support import FAST, assert_near, correlated, double, factorised_gap
 from scipy.special import gammaln
 from torch import Tensor, nn
 
@@ -30,9 +30,6 @@ from ppl_vae.inference.evaluation.local_posteriors import LOCAL, Gaussian
 from ppl_vae.models import VAE, Model
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.evaluation.gaps import Gaps, LocalFit, bounds, highest
-
-FAST: dict[str, Any] = {"k": 4000, "particles": 2000, "steps": 800, "lr": 0.05, "patience": 4}
-LOADING = [[0.9, 0.5], [0.6, 0.8], [0.3, -0.2]]
 
 
 class Pair(Model):
@@ -48,32 +45,6 @@ class Pair(Model):
 
     def guide(self, *data: Tensor) -> None:
         self.posterior(*data)
-
-
-def double(value: Any) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.double)
-
-
-@torch.no_grad()
-def correlated() -> VAE:
-    """A linear Gaussian pair whose posterior has correlated entries."""
-    model = exact.vae()
-    model.decoder.loc.weight.copy_(double(LOADING))
-    model.decoder.log_var.weight.zero_()
-    model.decoder.log_var.bias.fill_(math.log(0.4))
-    return model
-
-
-def factorised_gap(precision: Tensor) -> float:
-    """KL of the nearest N(m, diag s^2), s_d^-2 = precision_dd, from a Gaussian."""
-    return 0.5 * float(precision.diagonal().log().sum() - torch.logdet(precision))
-
-
-def assert_near(found: Estimate, truth: Any, slack: float, error: float = 0.03) -> None:
-    """Within 4 standard errors and what the optimisation lacks, both small."""
-    assert (found.errors < error).all(), found.errors
-    away = abs(found.values - np.asarray(truth))
-    assert (away <= 4 * found.errors + slack).all(), (away, found.errors)
 
 
 def test_gaps_of_a_linear_gaussian_pair() -> None:

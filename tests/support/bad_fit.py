@@ -141,7 +141,7 @@ FIT: dict[str, Row] = {
     ),
     "model-history": (
         loss("fit", History(None, [], None), X, epochs=1),
-        r"model should be a ppl_vae.* Model, was ppl_vae\.runs\.history\.History",
+        r"model should be a ppl_vae.* Model, was ppl_vae\.shared\.training\.history\.History",
     ),
     "model-semi": (
         loss("fit", "m2", (X, Y_SEMI), Part("SemiSupervised"), epochs=1),

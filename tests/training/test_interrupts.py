@@ -48,7 +48,7 @@ def run(name: str, **settings: Any) -> Model:
 
 def signalled(monkeypatch: pytest.MonkeyPatch, at: int, number: signal.Signals) -> None:
     """From now on, the signal comes while the `at`-th step is under way."""
-    steps, inner = [0], Trainer.step
+    steps, inner = [0], Trainer.take_step
 
     def step(trainer: Trainer, *arguments: Any) -> Any:
         steps[0] += 1
@@ -56,7 +56,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch, at: int, number: signal.Signals) 
             signal.raise_signal(number)
         return inner(trainer, *arguments)
 
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "take_step", step)
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_at_the_end_of_an_epoch_and_of_the_run(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    inner = Trainer.step
+    inner = Trainer.take_step
 
     def step(trainer: Trainer, *arguments: Any) -> Any:
         for _ in range(2):
@@ -109,7 +109,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         return inner(trainer, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", step)
+        patch.setattr(Trainer, "take_step", step)
         with pytest.raises(KeyboardInterrupt):
             run("dynamic", out=tmp_path)
     assert not (tmp_path / "checkpoint.safetensors").exists()

@@ -99,7 +99,7 @@ class Recorder:
         self.losses: list[float] = []
         self.batches: list[Tensor] = []
         self.stop_at: str | None = "nowhere"
-        inner = Trainer.step
+        inner = Trainer.take_step
 
         def step(trainer: Trainer, index: Tensor, batches: int, group: str | None = None) -> Tensor:
             if group == self.stop_at:
@@ -113,7 +113,7 @@ class Recorder:
             self.batches.append(trainer.batches[index][0])
             return loss
 
-        monkeypatch.setattr(Trainer, "step", step)
+        monkeypatch.setattr(Trainer, "take_step", step)
 
     def turns(self) -> list[tuple[str | None, int]]:
         """Each turn with its number of steps."""
@@ -321,7 +321,7 @@ def test_the_objective_inside_does_the_rest(recorder: Recorder) -> None:
     assert objective.at(1).objective.beta == 0.5
     assert objective.num_particles == 2
     moved = {"guide": 0, "model": 0}
-    inner = Trainer.step
+    inner = Trainer.take_step
 
     def step(trainer: Trainer, index: Tensor, batches: int, group: str | None = None) -> Tensor:
         before = weights(network)
@@ -330,7 +330,7 @@ def test_the_objective_inside_does_the_rest(recorder: Recorder) -> None:
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", step)
+        patch.setattr(Trainer, "take_step", step)
         history = run(model, objective, 1)
     assert moved == {"guide": recorder.groups.count("guide"), "model": 0}
     assert np.isfinite(history["baseline"][0])

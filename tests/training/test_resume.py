@@ -22,6 +22,12 @@ from ppl_vae.shared.io.safetensors_file import read
 from ppl_vae.shared.training.checkpoints import Checkpoint
 
 
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> History:
+    """The run without interruption."""
+    return run(tmp_path_factory.mktemp("full"))
+
+
 @pytest.mark.parametrize("stops", [(1,), (2, 3), (1, 2, 3, 4), (5,)])
 def test_after_a_stop_at_the_end_of_an_epoch(
     stops: tuple[int, ...], full: History, tmp_path: Path
@@ -99,14 +105,14 @@ def test_after_a_kill_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
-import test_resume
+import resume_support
 from ppl_vae import SemiSupervised
 loss = SemiSupervised.differentiable_loss
 def slow(*arguments):
     time.sleep(0.02)
     return loss(*arguments)
 SemiSupervised.differentiable_loss = slow
-test_resume.run(Path({str(tmp_path / "killed")!r}), epochs=1000)
+resume_support.run(Path({str(tmp_path / "killed")!r}), epochs=1000)
 """
     process = start_python(program)
     metrics = tmp_path / "killed" / "metrics.csv"

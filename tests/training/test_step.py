@@ -315,7 +315,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "0 of its Changed": lambda model: model.list.__setitem__(0, 2.0),
     "'array' of its Changed": lambda model: model.array.fill(2.0),
     "'scalar' of its Changed": lambda model: model.scalar.fill_(2.0),
-    "'of x' of its file test_step": lambda model: FACTOR.update({"of x": 2.0}),
+    "'of x' of its file .*test_step": lambda model: FACTOR.update({"of x": 2.0}),
     "'p' of its Dropout": lambda model: setattr(model.drop, "p", 0.5),
     "what a OrderedDict of it holds": lambda m: m.net.register_forward_hook(lambda *a: a[2] * 2),
     "'weight' of its Linear": lambda m: setattr(m.net, "weight", torch.nn.Parameter(torch.eye(2))),

@@ -5,7 +5,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyro
@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ppl_vae.inference.compilation import onednn
 from ppl_vae.inference.compilation.frozen_state import StateGuard, record_reads
+from ppl_vae.inference.compilation.private_torch import CannotCapture, inductor, storage_id
 
+Compile: TypeAlias = Literal["auto"] | bool
+Key: TypeAlias = tuple[Any, ...]
 Function = Callable[..., Any]
 Saved = tuple[dict[str, Tensor | None], str, Tensor, Tensor]
 
@@ -25,10 +29,6 @@ REASONS = {
     "Please convert all Tensors": "uses a tensor that is no parameter, buffer or argument",
 }
 """What torch's errors mean for a program."""
-
-
-class CannotCapture(ValueError):
-    """A program is not one graph: it looks at a value on its way, or uses other random numbers."""
 
 
 class Slots:
@@ -82,7 +82,7 @@ class Slots:
             StateGuard(self.parts, self.tensors),
             [dict(vars(part)) for part in self.parts],
         )
-        memory = [tensor.untyped_storage()._cdata for tensor in tensors]
+        memory = [storage_id(tensor) for tensor in tensors]
         try:
             for held, name, number in self.places:
                 held[name] = tensors[number]
@@ -92,7 +92,7 @@ class Slots:
                 if new is not None and new is not tensors[number]:  # a buffer that was replaced
                     with torch.no_grad():
                         tensors[number].copy_(new)
-                if tensors[number].untyped_storage()._cdata != memory[number]:
+                if storage_id(tensors[number]) != memory[number]:
                     raise CannotCapture(
                         f"the program sets the .data of {name!r}, which a graph would not"
                     )
@@ -157,20 +157,16 @@ def compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Function:
     Raises:
         CannotCapture: it cannot be compiled, for want of a compiler of C++ say.
     """
-    from torch._inductor import compile as compile_graph
-
-    from ppl_vae.inference.compilation import onednn
-
     # Kernels are called from C++: from Python, the calls are a sixteenth of a small model's step.
     on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
     options: dict[str, Any] = {"fallback_random": True, "cpp_wrapper": on_cpu}
-    if torch.backends.mkldnn.is_available():
-        options["post_grad_custom_post_pass"] = onednn.Products()
     given: list[Any] = [tensor.detach() for tensor in inputs]
     try:
+        if torch.backends.mkldnn.is_available():
+            options["post_grad_custom_post_pass"] = onednn.products_pass()
         with torch.no_grad(), warnings.catch_warnings(), onednn.callable_from_graphs():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its parts
-            run = compile_graph(graph, given, options=options)
+            run = inductor().compile(graph, given, options=options)
     except Exception as error:
         raise CannotCapture(_reason(error)) from error
 

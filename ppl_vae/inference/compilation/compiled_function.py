@@ -9,9 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.inference.compilation import allocator
-from ppl_vae.inference.compilation.capture import CannotCapture, Function, Slots, compiled, record
-from ppl_vae.inference.training.step import Compile, Key
+from ppl_vae.inference.compilation import allocator, private_torch
+from ppl_vae.inference.compilation.capture import (
+    Compile,
+    Function,
+    Key,
+    Slots,
+    compiled,
+    record,
+)
+from ppl_vae.inference.compilation.private_torch import CannotCapture
 from ppl_vae.shared.checks import check_compile
 
 WORTH_COMPILING = 30.0
@@ -73,6 +80,7 @@ class CompiledFunction:
             return None
         key = self._key(arguments)
         try:
+            private_torch.check_available()
             if key not in self.graphs:
                 self.graphs[key] = self._compiled(arguments)
         except CannotCapture as error:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
+from ppl_vae.inference.compilation.private_torch import disable_current_modes
 from ppl_vae.shared.arguments import Remembers
 
 LARGE = 2**20
@@ -159,7 +159,7 @@ def _content(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.nbytes < LARGE and value.dtype != object:
         return zlib.crc32(np.ascontiguousarray(value).tobytes())
     if isinstance(value, Tensor) and value.dim() == 0 and value.device.type == "cpu":
-        with _disable_current_modes():
+        with disable_current_modes():
             return repr(value.item()) if type(value) is Tensor else None  # NaN too is itself
     if isinstance(value, np.random.Generator):
         return repr(value.bit_generator.state)

@@ -1,8 +1,8 @@
-"""Matrix products of compiled steps on a CPU by oneDNN, where it is faster than MKL.
+"""Matrix products of compiled steps by oneDNN on a CPU, where it is faster than MKL.
 
-torch multiplies single precision matrices by MKL, which does not use the widest vectors of
-processors that are not Intel's: oneDNN takes half of its time there. Of small matrices the calls
-cost more than they save.
+torch multiplies single-precision matrices by MKL, which does not use the widest vector
+instructions of processors other than Intel's: oneDNN takes half the time there. For small matrices
+the calls cost more than they save.
 """
 
 from collections.abc import Iterator
@@ -11,34 +11,43 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._inductor.custom_graph_pass import CustomGraphPass
 
-WORTH_IT = 3_000_000
-"""Multiplications from which on oneDNN is faster (784-64 and 200-200 with batches of 100)."""
-MULTIPLIED = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+from ppl_vae.inference.compilation.private_torch import inductor
 
-
-class Products(CustomGraphPass):
-    """Exchanges a graph's large matrix products in single precision on the CPU, in place."""
-
-    def __call__(self, graph: fx.Graph) -> None:
-        for node in list(graph.nodes):
-            if node.target in MULTIPLIED and not node.kwargs and _worth_it(node):
-                _exchange(graph, node)
-
-    def uuid(self) -> str:
-        """What is cached of compiled graphs depends on this."""
-        return f"ppl_vae.onednn, 1, {WORTH_IT}"
+MIN_MULTIPLICATIONS = 3_000_000
+"""Size of a product from which oneDNN is faster (784-64 and 200-200 with batches of 100)."""
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 
 
-def _worth_it(node: fx.Node) -> bool:
+def products_pass() -> Any:
+    """Return `replace_products` as a pass of torch's compiler."""
+
+    class Products(inductor().graph_pass):  # type: ignore[misc]  # a class found at run time
+        def __call__(self, graph: fx.Graph) -> None:
+            replace_products(graph)
+
+        def uuid(self) -> str:
+            """Return the part of the compiler's cache key that stands for this pass."""
+            return f"ppl_vae.onednn, 1, {MIN_MULTIPLICATIONS}"
+
+    return Products()
+
+
+def replace_products(graph: fx.Graph) -> None:
+    """Replace a graph's large single-precision matrix products on the CPU, in place."""
+    for node in list(graph.nodes):
+        if node.target in PRODUCTS and not node.kwargs and _is_large(node):
+            _replace(graph, node)
+
+
+def _is_large(node: fx.Node) -> bool:
     left, right = (_value(part) for part in node.args[-2:])
     if left.device.type != "cpu" or left.dtype != torch.float32:
         return False
-    return bool(left.shape[0] * left.shape[1] * right.shape[1] >= WORTH_IT)
+    return bool(left.shape[0] * left.shape[1] * right.shape[1] >= MIN_MULTIPLICATIONS)
 
 
-def _exchange(graph: fx.Graph, node: fx.Node) -> None:
+def _replace(graph: fx.Graph, node: fx.Node) -> None:
     *added, left, right = node.args
     with graph.inserting_before(node):
 
@@ -50,7 +59,7 @@ def _exchange(graph: fx.Graph, node: fx.Node) -> None:
 
         matrix = _value(right)
         if not matrix.is_contiguous() and not matrix.t().is_contiguous():
-            # Of a part of a matrix oneDNN has a plain loop alone.
+            # oneDNN multiplies slices of matrices by a plain loop.
             right = call(torch.ops.aten.clone.default, right, memory_format=torch.contiguous_format)
         bias = added[0] if added and _value(added[0]).dim() == 1 else None
         weight = call(torch.ops.aten.permute.default, right, [1, 0])
@@ -63,25 +72,24 @@ def _exchange(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _value(node: Any) -> Any:
-    """The fake tensor that stands for the node's value."""
+    """Return the fake tensor that stands for the node's value."""
     return node.meta["val"]
 
 
 @contextmanager
 def callable_from_graphs() -> Iterator[None]:
-    """torch's compiler takes oneDNN's product of matrices that change, as those of a step do.
+    """Let torch's compiler call oneDNN's product for matrices that change, such as weights.
 
-    By itself it takes only constant weights, of frozen networks.
+    By default it calls it for constant weights only. The table of lowerings is patched inside the
+    context and restored afterwards.
     """
-    from torch._inductor import ir
-    from torch._inductor.lowering import fallback_handler, lowerings
-
+    lowerings = inductor().lowerings
     operation = torch.ops.mkldnn._linear_pointwise.default
-    called = fallback_handler(operation, add_to_fallback_set=False)
+    called = inductor().fallback_handler(operation, add_to_fallback_set=False)
 
     def lowering(left: Any, *rest: Any) -> Any:
-        # A copy made by the compiler is faster than oneDNN's own.
-        return called(ir.ExternKernel.require_contiguous(left), *rest)
+        # The compiler's copy is faster than oneDNN's own.
+        return called(inductor().kernel.require_contiguous(left), *rest)
 
     before = lowerings[operation]
     lowerings[operation] = lowering

@@ -2,11 +2,10 @@
 
 import copy
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import pyro
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,12 +18,7 @@ from ppl_vae.inference.objectives.parts.base import Objective
 from ppl_vae.inference.objectives.semi_supervised import SemiSupervised
 from ppl_vae.inference.training.lagging import Lagging
 
-if TYPE_CHECKING:
-    from ppl_vae.inference.training.step import Step
-
 T = TypeVar("T")
-TOLERANCE = {"fp64": 1e-8, "fp32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}
-"""How far what several processes compute may be from what one does, by its precision."""
 
 
 @dataclass
@@ -157,67 +151,24 @@ class Processes:
         return first.reshape(()).to(loss), [None if grad is None else next(sums) for grad in grads]
 
     def backward(self, loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """The sum of the losses, and the gradients of it; none if it is not finite.
+        """Compute the gradients of the parameters, summed over the processes.
 
-        A parameter has none if it has none in any process: optimizers pass over it.
+        A parameter has no gradient if no process uses it: optimizers pass over it.
+
+        Returns:
+            The sum of the losses.
         """
+        if parameters:
+            loss.backward(inputs=list(parameters))
         if not self.is_distributed:
-            if loss.isfinite():
-                loss.backward()
             return loss
-        loss.backward()
         used = loss.new_tensor([parameter.grad is not None for parameter in parameters])
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         loss, (counts, *grads) = self.all_reduce(loss, [used, *parts])
         assert counts is not None
-        finite = bool(loss.isfinite())
         for parameter, grad, count in zip(parameters, grads, counts.tolist(), strict=True):
-            parameter.grad = grad if finite and count > 0 else None
+            parameter.grad = grad if count > 0 else None
         return loss
-
-    def check_sums(self, step: "Step", batch: Sequence[Tensor]) -> None:
-        """That the parts of a first batch add up to what one process computes, but for rounding.
-
-        Raises:
-            ValueError: they do not.
-        """
-        if not self.is_distributed:
-            return
-        data, random = step.data(batch), random_state.of_draws(self.device)
-        given = step.epoch, step.state, data
-        own = [p for p in step.parameters.values() if p.requires_grad]
-        found: list[dict[str, Tensor]] = []
-        for processes in (Processes(0, 1, self.device), self):
-            random_state.set_draws(random, self.device)
-            buffers = step.slots.saved_buffers()
-            with pyro.validation_enabled(False):
-                loss, state = step.loss_at(*given, processes)
-            parts = torch.autograd.grad(loss, own, allow_unused=True)
-            loss, grads = processes.all_reduce(loss, parts)
-            moved = {f"buffer {n!r}": b.clone() for n, b in step.model.named_buffers()}
-            step.slots.restore(buffers)
-            flat = [grad.reshape(-1) for grad in grads if grad is not None]
-            found.append({"loss": loss.detach(), "gradient": torch.cat(flat), **state, **moved})
-        if not self.own_draws:
-            exact = "fp64" if own[0].dtype == torch.double else step.precision
-            _check_equal(found[0], found[1], TOLERANCE[exact])
-
-
-def _check_equal(
-    one: Mapping[str, Tensor], several: Mapping[str, Tensor], tolerance: float
-) -> None:
-    """Raises a ValueError unless both found the same numbers."""
-    for name, value in one.items():
-        other = several[name].to(value)
-        known = value.isfinite() & other.isfinite()
-        least = 1e-6 if name == "gradient" else 1.0
-        away = (value - other)[known].norm() / value[known].norm().clamp(min=least)
-        if away > tolerance or not torch.equal(value.isnan(), other.isnan()):
-            raise ValueError(
-                "objective should be a sum over the data of a batch to be trained by several "
-                f"processes, but their {name} of the first batch is not that of one process "
-                f"(they differ by {float(away):.1e} of it): use one process"
-            )
 
 
 def _prints(tensors: Sequence[Tensor]) -> list[int]:

@@ -11,9 +11,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_vae.inference.batch_sums import Share, batch_norm, sharing
+from ppl_vae.inference.compilation.private_torch import DispatchMode
 
 BY_SIZE = {
     *("bernoulli", "bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_"),
@@ -110,7 +110,7 @@ def _training(args: Sequence[Any], kwargs: Any) -> bool:
     return bool(args[5] if len(args) > 5 else kwargs.get("training", False))
 
 
-class _Rows(TorchDispatchMode):
+class _Rows(DispatchMode):  # type: ignore[misc]  # found at run time
     """Random operations draw for all rows of the batch, and give the own ones.
 
     Args:
@@ -121,7 +121,7 @@ class _Rows(TorchDispatchMode):
     """
 
     def __init__(self, share: Share, shape: Sequence[int], dim: int, what: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
+        super().__init__()
         self.share, self.dim, self.what = share, dim, what
         self.own_draws = False
         self.before = math.prod(shape[:dim])

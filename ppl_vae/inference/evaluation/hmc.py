@@ -6,9 +6,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.inference.compilation.compiled_function import CompiledFunction
 from ppl_vae.inference.evaluation.tempered import Tempered, Terms, tempered
-from ppl_vae.inference.training.step import Compile
 from ppl_vae.shared.evaluation.annealing import JITTER
 
 

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
+from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.inference.compilation.compiled_function import CompiledFunction, resolve_compile
 from ppl_vae.inference.draws import draw
 from ppl_vae.inference.evaluation import ais
 from ppl_vae.inference.evaluation.hmc import CompiledMoves
 from ppl_vae.inference.evaluation.tempered import Tempered
 from ppl_vae.inference.objectives.parts.log_weights import log_weights
-from ppl_vae.inference.training.step import Compile
 from ppl_vae.models.base import Model, check_model, evaluating
 from ppl_vae.shared.checks import check_whole, sample_once
 from ppl_vae.shared.evaluation.annealing import Annealing

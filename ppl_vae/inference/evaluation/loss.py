@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
+from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.inference.compilation.compiled_function import CompiledFunction, resolve_compile
 from ppl_vae.inference.draws import draw
 from ppl_vae.inference.objectives.elbo import ELBO
 from ppl_vae.inference.objectives.parts.base import Objective, check_objective
-from ppl_vae.inference.training.step import Compile
 from ppl_vae.models.base import Model, check_model, evaluating
 from ppl_vae.shared.checks import check_whole, sample_once
 from ppl_vae.shared.evaluation.estimates import Estimate

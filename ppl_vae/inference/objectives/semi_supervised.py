@@ -8,9 +8,9 @@ from typing import Any, Self
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ppl_vae.data.labels import UNLABELLED
+from ppl_vae.inference.compilation.private_torch import FakeTensor
 from ppl_vae.inference.draws import Draws, Program, draw
 from ppl_vae.inference.objectives.elbo import elbo_per_datum
 from ppl_vae.inference.objectives.parts.base import Objective

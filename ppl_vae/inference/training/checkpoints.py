@@ -30,7 +30,7 @@ def checkpoint(trainer: Trainer, run: dict[str, Any], epoch: int) -> Checkpoint:
     arrays["random.order"] = trainer.order.get_state().numpy()
     if trainer.current_epoch is None:
         return Checkpoint(run, epoch, arrays, {"random": extra})
-    going = trainer.current_epoch.arrays(int(trainer.svi.skipped))
+    going = trainer.current_epoch.arrays(int(trainer.step.skipped))
     arrays |= {f"pass.{name}": array for name, array in going.items()}
     return Checkpoint(run, epoch, arrays, {"random": extra}, trainer.current_epoch.done)
 

@@ -51,10 +51,10 @@ class Epoch:
         Raises:
             FloatingPointError: there was a fault, and nothing is left to try.
         """
-        compiling = self.trainer.svi.seconds
+        compiling = self.trainer.step.seconds
         self.found = self._restoring(bar, interrupt)
-        if self.trainer.svi.seconds > compiling:
-            bar.say(f"compiled in {self.trainer.svi.seconds - compiling:.1f} s")
+        if self.trainer.step.seconds > compiling:
+            bar.say(f"compiled in {self.trainer.step.seconds - compiling:.1f} s")
 
     def _restoring(self, bar: Progress, interrupt: Interrupt) -> dict[str, float] | None:
         trainer = self.trainer

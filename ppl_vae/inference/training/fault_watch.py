@@ -1,4 +1,4 @@
-"""The watch over the steps of a run: which one was at fault, and why."""
+"""Detection of non-finite losses and gradients in the steps of a run."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,19 @@ from ppl_vae.inference.training.step import Step
 from ppl_vae.shared.training.faults import nothing_left
 
 CHECK_EVERY = {"cpu": 1}
-"""Steps between looks for a fault, by the type of device; to look is to wait for the device."""
-OTHERWISE = 50
+"""Steps between checks, by type of device; each check synchronises with the device."""
+CHECK_EVERY_ELSEWHERE = 50
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What it takes to run a step again, and to say where it was."""
+class StepRecord:
+    """What is needed to repeat a step and to say where it was.
+
+    Attributes:
+        index: The batch's indices in the data set.
+        where: Epoch and batch, in words.
+        random: The state of torch's random number generators before the step.
+    """
 
     index: Tensor
     where: str
@@ -26,52 +32,54 @@ class Taken:
 
 
 class FaultWatch:
-    """The steps since the last look for a fault.
+    """The steps since the last check for non-finite losses and gradients.
 
     Args:
-        svi: The step.
-        batches: What it takes its data of.
+        step: The training step.
+        batches: The data set.
 
     Attributes:
-        last: The step that was begun last.
+        last: The step that began last.
     """
 
-    def __init__(self, svi: Step, batches: Batches) -> None:
-        self.svi, self.batches = svi, batches
-        self.last: Taken | None = None
-        self.recent: list[Taken] = []
+    def __init__(self, step: Step, batches: Batches) -> None:
+        self.step, self.batches = step, batches
+        self.last: StepRecord | None = None
+        self.recent: list[StepRecord] = []
 
-    def begins(self, index: Tensor, where: str) -> None:
-        """A step of the batch at `index` is taken next."""
-        self.last = Taken(index, where, random_state.of_draws(self.batches.device))
+    def begin_step(self, index: Tensor, where: str) -> None:
+        """Record that a step of the batch at `index` is taken next."""
+        self.last = StepRecord(index, where, random_state.of_draws(self.batches.device))
         self.recent.append(self.last)
 
     def check_if_due(self) -> None:
-        """Looks for a fault where so many steps were taken since the last look."""
-        if len(self.recent) >= CHECK_EVERY.get(self.batches.device.type, OTHERWISE):
-            self.look()
+        """Check if enough steps were taken since the last check."""
+        every = CHECK_EVERY.get(self.batches.device.type, CHECK_EVERY_ELSEWHERE)
+        if len(self.recent) >= every:
+            self.check()
 
-    def look(self) -> None:
-        """Whether a step since the last look was at fault.
+    def check(self) -> None:
+        """Check the steps since the last check.
 
         Raises:
-            faults.Fault: one was, and nothing was changed since.
+            faults.Fault: A loss or gradient was not finite, and nothing has changed since.
         """
-        bad = int(self.svi.skipped)
-        if bad and self.svi.stops:
+        bad = int(self.step.skipped)
+        if bad and self.step.rule.stops:
             raise self.fault(self.recent[-bad])
         self.recent.clear()
 
-    def fault(self, taken: Taken) -> faults.Fault:
-        """What was at fault in a step that changed nothing.
+    def fault(self, record: StepRecord) -> faults.Fault:
+        """Repeat a step that changed nothing, and describe what was not finite.
 
-        Where steps are skipped that is asked only if all of an epoch were; this is the first.
+        Where non-finite steps are skipped this is called only if every step of an epoch was, with
+        the first of them.
         """
-        random_state.set_draws(taken.random, self.batches.device)
-        buffers, batch = self.svi.slots.saved_buffers(), self.batches[taken.index]
+        random_state.set_draws(record.random, self.batches.device)
+        buffers, batch = self.step.slots.saved_buffers(), self.batches[record.index]
         with pyro.validation_enabled(False):
-            says = faults.found(self.svi, batch, taken.where)
-        self.svi.slots.restore(buffers)
-        if not self.svi.stops:
-            says = nothing_left(self.svi.epoch, says)
-        return faults.Fault(says, taken.index, batch)
+            message = faults.diagnose(self.step, batch, record.where)
+        self.step.slots.restore(buffers)
+        if not self.step.rule.stops:
+            message = nothing_left(self.step.epoch, message)
+        return faults.Fault(message, record.index, batch)

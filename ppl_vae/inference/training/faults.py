@@ -60,11 +60,11 @@ def check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
         )
 
 
-def found(step: "Step", data: Sequence[Tensor], where: str) -> str:
+def diagnose(step: "Step", data: Sequence[Tensor], where: str) -> str:
     """What is wrong with the step of these data, which is run again with the same draws."""
     tap = _Tap()
     with tap:
-        loss, _ = step.loss_at(step.epoch, step.state, data)
+        loss, _ = step.batch_loss.whole(step.epoch, step.state, data)
     fault = _first_gradient(step, loss) if loss.isfinite() else tap.fault
     return describe(where, loss.item(), fault)
 

@@ -1,6 +1,7 @@
 """Training of a model/guide pair: epochs, progress, metrics, checkpoints, resume."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pyro.infer.elbo import ELBO as PyroELBO
 
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import as_tuple, find_device
+from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.inference.compilation.precision import Precision
 from ppl_vae.inference.distributed import torchrun
 from ppl_vae.inference.evaluation.loss import mean_loss
@@ -17,17 +19,15 @@ from ppl_vae.inference.objectives.elbo import ELBO
 from ppl_vae.inference.objectives.parts.base import Objective, PyroObjective
 from ppl_vae.inference.training import checkpoints
 from ppl_vae.inference.training.epochs import Epoch
-from ppl_vae.inference.training.step import Compile
-from ppl_vae.inference.training.trainer import Trainer
+from ppl_vae.inference.training.trainer import Stepping, Trainer
 from ppl_vae.models.base import Model, evaluating
-from ppl_vae.shared.checks import as_argument, check_compile, check_positive
+from ppl_vae.shared.checks import as_argument, check_compile
 from ppl_vae.shared.schedules import Schedule
 from ppl_vae.shared.training.checkpoints import Checkpoint, locked, remove, resuming
-from ppl_vae.shared.training.faults import check_on_nan
-from ppl_vae.shared.training.history import History, describe_run, fingerprint, plain
+from ppl_vae.shared.training.history import History, describe_run, fingerprint
 from ppl_vae.shared.training.interrupts import deferred
 from ppl_vae.shared.training.metrics import Metrics
-from ppl_vae.shared.training.optimizers import ADAM, Optimizer, check_stepping
+from ppl_vae.shared.training.optimizers import ADAM, Optimizer
 from ppl_vae.shared.training.progress import Progress
 from ppl_vae.shared.training.run_arguments import check_run, folder_of
 
@@ -110,11 +110,8 @@ def fit(
         SystemExit: SIGTERM or Ctrl-C ended the run; KeyboardInterrupt in an interactive session.
     """
     check_run(epochs=epochs, batch_size=batch_size, seed=seed, resume=resume, progress=progress)
-    if not isinstance(lr, Schedule):
-        check_positive("lr", lr)
     check_compile(compile)
-    check_stepping(optimizer, clip_norm)
-    check_on_nan(on_nan)
+    stepping = Stepping(lr, optimizer, clip_norm, on_nan, compile, precision)
     folder, arrays, given = folder_of(out), as_tuple(data), _as_objective(objective)
     processes = torchrun.join(find_device(device))
     found = processes.device
@@ -122,9 +119,7 @@ def fit(
     if validation is not None and not callable(validation):
         with as_argument("validation"):
             given.check(model, *as_tuple(validation))
-    how: dict[str, Any] = {"optimizer": optimizer, "clip_norm": clip_norm, "precision": precision}
-    settings = {"batch_size": batch_size, "lr": lr, "compile": compile, **how, "seed": seed}
-    settings = {name: plain(value) for name, value in settings.items()}
+    settings = {"batch_size": batch_size, **stepping.described(), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     if processes.is_distributed:
         processes.check_same("data", fingerprint(arrays))
@@ -139,23 +134,14 @@ def fit(
         interrupt = torchrun.Together(noted, processes) if processes.is_distributed else noted
         find = partial(torchrun.find_checkpoint, folder, run, epochs, resume)
         checkpoint = processes.broadcast_from_rank_0(find)
-        trainer = Trainer(
-            model.to(found),
-            prepared,
-            arrays,
-            found,
-            batch_size,
-            lr=lr,
-            compile=False if compile == "auto" and saved <= COMPILING else compile,
-            skips=on_nan == "skip",
-            processes=processes,
-            **how,
-        )
+        if compile == "auto" and saved <= COMPILING:
+            stepping = replace(stepping, compile=False)
+        trainer = Trainer(model.to(found), prepared, arrays, found, batch_size, stepping, processes)
         metrics = _begin(trainer, checkpoint, folder, seed)
         done = 0 if checkpoint is None else checkpoint.epoch
         shown = progress and processes.first
         with Progress(label or type(model).__name__, epochs, done, shown) as bar:
-            if trainer.svi.compile == "auto":
+            if trainer.step.compile == "auto":
                 bar.say(f"steps are compiled first, which saves {saved:.0f} s or so")
             for epoch in range(done + 1, epochs + 1):
                 one = Epoch(trainer, epoch, kept, on_nan, seed)

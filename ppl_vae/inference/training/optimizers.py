@@ -1,4 +1,4 @@
-"""The updates of torch's optimizers as tensor operations, on the state that torch keeps."""
+"""The updates of torch's optimizers as tensor operations on torch's own optimizer state."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
 
-from ppl_vae.inference.compilation.capture import CannotCapture
+from ppl_vae.inference.compilation.private_torch import CannotCapture
 from ppl_vae.shared.training import optimizers
 
 KINDS = (Adam, AdamW, Adamax, SGD)
@@ -15,7 +15,7 @@ KINDS = (Adam, AdamW, Adamax, SGD)
 
 
 def build_optimizer(settings: optimizers.Optimizer, parameters: Sequence[Tensor]) -> Optimizer:
-    """torch's optimizer of the parameters, whose step size is set before each epoch."""
+    """Make torch's optimizer of the parameters; its learning rate is set before each epoch."""
     kinds: dict[type, Callable[..., Optimizer]] = {
         optimizers.Adam: Adam,
         optimizers.AdamW: AdamW,
@@ -26,19 +26,24 @@ def build_optimizer(settings: optimizers.Optimizer, parameters: Sequence[Tensor]
     options: dict[str, Any] = dict(settings.arguments)
     if kind is not Adamax:
         options["fused"] = True
-    elif parameters[0].is_cuda:  # which has no fused form, and else counts its steps on the CPU
+    elif parameters[0].is_cuda:  # Adamax has no fused form and would count its steps on the CPU
         options["capturable"] = True
     return kind(parameters, **options)
 
 
-def clipping(grads: Sequence[Tensor], norm: float) -> Tensor:
-    """The factor of gradients that makes their norm at most this, as `clip_grad_norm_` has it."""
+def all_finite(loss: Tensor, grads: Sequence[Tensor]) -> Tensor:
+    """Whether the loss and all gradients are finite, a boolean scalar."""
+    return torch.stack([loss.isfinite(), *(g.abs().amax().isfinite() for g in grads)]).all()
+
+
+def clip_factor(grads: Sequence[Tensor], norm: float) -> Tensor:
+    """Compute the factor that limits the norm of the gradients, as in `clip_grad_norm_`."""
     total = torch.stack([grad.square().sum() for grad in grads]).sum().sqrt()
     return (norm / (total + 1e-6)).clamp(max=1.0)
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Raises a `CannotCapture` unless the optimizer's update is one of those here."""
+    """Raise a `CannotCapture` unless the optimizer's update is one of those here."""
     names = [kind.__name__ for kind in KINDS]
     if type(optimizer) not in KINDS:
         raise CannotCapture(
@@ -49,14 +54,14 @@ def check_optimizer(optimizer: Optimizer) -> None:
             if group.get(option):
                 raise CannotCapture(f"{option} should be False for a step to be compiled, was True")
         if group.get("dampening"):
-            # torch's first step is not damped.
+            # torch does not dampen the first step.
             raise CannotCapture(
                 f"dampening should be 0 for a step to be compiled, was {group['dampening']}"
             )
 
 
 def initial_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """What torch keeps of a parameter that was not yet stepped, by torch's names."""
+    """Return the optimizer state of a parameter before its first update, by torch's names."""
     names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     if isinstance(optimizer, Adamax):
         names = ("exp_avg", "exp_inf")
@@ -64,8 +69,8 @@ def initial_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
         names = ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
     state = {name: torch.zeros_like(parameter, requires_grad=False) for name in names}
     if not isinstance(optimizer, SGD):
-        there = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
-        device = parameter.device if there else torch.device("cpu")
+        on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+        device = parameter.device if on_device else torch.device("cpu")
         state["step"] = torch.zeros((), dtype=torch.float32, device=device)
     return state
 
@@ -78,15 +83,15 @@ def apply_update(
     grad: Tensor,
     state: Mapping[str, Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The parameter and its state after a step, in the place of these; nothing is written to.
+    """Compute a parameter and its optimizer state after an update; nothing is changed in place.
 
     Args:
-        optimizer: What is done.
-        group: The parameter's group of the optimizer: its settings but for the step size.
-        lr: The step size, a scalar in double precision.
-        parameter: Its value.
-        grad: Its gradient.
-        state: What the optimizer keeps of it.
+        optimizer: The optimizer.
+        group: The parameter's group: all options except the learning rate.
+        lr: The learning rate, a scalar in double precision.
+        parameter: The parameter.
+        grad: The gradient.
+        state: The optimizer state of the parameter.
     """
     decay = group["weight_decay"]
     if isinstance(optimizer, AdamW) or group.get("decoupled_weight_decay"):
@@ -99,7 +104,7 @@ def apply_update(
     beta_1, beta_2 = group["betas"]
     mean = torch.lerp(state["exp_avg"], grad, 1 - beta_1)
     new = {"step": step, "exp_avg": mean}
-    # 1 - beta^step is small at first. Arrays in double precision would take twice the time.
+    # Scalars in double precision: 1 - beta^step is small at first.
     exact = step.double()
     size = (lr / (1 - beta_1**exact)).to(parameter)
     if isinstance(optimizer, Adamax):

@@ -1,152 +1,228 @@
-"""A training step as one graph of tensor operations, recorded and compiled."""
+"""A training step as one graph of tensor operations, captured and compiled."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ppl_vae.inference.compilation.capture import CannotCapture, Function, compiled, record
+from ppl_vae.inference.compilation.capture import (
+    Function,
+    Slots,
+    compiled,
+    record,
+)
 from ppl_vae.inference.compilation.cuda_graph import replayed
 from ppl_vae.inference.compilation.frozen_state import StateGuard
 from ppl_vae.inference.compilation.precision import matmul_precision
+from ppl_vae.inference.compilation.private_torch import CannotCapture, tree_flatten, tree_unflatten
 from ppl_vae.inference.training import optimizers
-
-if TYPE_CHECKING:
-    from ppl_vae.inference.training.step import Step
+from ppl_vae.inference.training.batch_loss import BatchLoss
 
 
-class Graph:
+@dataclass(frozen=True)
+class Carried:
+    """The tensors, beside parameters and buffers, that a step changes in place.
+
+    Attributes:
+        state: The objective's state.
+        skipped: The number of steps that changed nothing.
+    """
+
+    state: Mapping[str, Tensor]
+    skipped: Tensor
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """What a step does with its gradients.
+
+    Attributes:
+        clip_norm: Maximum norm of the gradient, or None.
+        stops: Whether no step changes anything after a non-finite loss or gradient.
+    """
+
+    clip_norm: float | None
+    stops: bool
+
+
+class _Inputs(NamedTuple):
+    """Everything that a step reads, in the order of the graph's arguments."""
+
+    tensors: list[Tensor]
+    moments: list[dict[str, Tensor]]
+    state: dict[str, Tensor]
+    skipped: Tensor
+    epoch: Tensor
+    lrs: list[Tensor]
+    data: list[Tensor]
+    batch: list[Tensor]
+
+
+class StepGraph:
     """The step for batches of one shape: loss, gradients, clipping and update.
 
-    What changes between steps is among its inputs: parameters, buffers, optimizer state, the
-    objective's numbers, epoch, step sizes and the batch.
+    Everything that changes between steps is an input of the graph: parameters, buffers, optimizer
+    state, the objective's state, epoch, learning rates and the batch.
 
     Args:
-        step: The step that this is the graph of.
-        batch: A batch like those to come.
-        names: Of the parameters that are stepped.
+        loss: The loss of a batch.
+        optimizer: The optimizer.
+        slots: The parameters and buffers of the modules.
+        parameters: All parameters by name.
+        trained: Names of the parameters that are updated.
+        rule: What the step does with its gradients.
+        carried: The other tensors that the step changes.
+        batch: An example of a batch.
+        epoch: The present epoch.
 
     Attributes:
         checked: The epoch in which `check` was called last.
     """
 
-    def __init__(self, step: "Step", batch: Sequence[Tensor], names: Sequence[str]) -> None:
-        self.step = step
-        optimizers.check_optimizer(step.optimizer)
-        _check_hooks(step.parameters)
-        self.slots = step.slots
-        numbers = {id(tensor): number for number, tensor in enumerate(self.slots.tensors)}
-        self.trained = [numbers[id(step.parameters[name])] for name in names]
-        self.groups = _groups(step.optimizer, [step.parameters[name] for name in names])
-        device = step.model.device
-        double: dict[str, Any] = {"dtype": torch.double, "device": device}
-        self.epoch = torch.zeros((), **double)
-        self.lrs = [torch.zeros((), **double) for _ in step.optimizer.param_groups]
-        self.names, self.kept = sorted(step.state), step.optimizer.state
-        self.data = [] if step.batches is None else step.batches.tensors
-        for number in self.trained:
-            parameter = self.slots.tensors[number]
-            if not step.optimizer.state[parameter]:
-                fresh = optimizers.initial_state(step.optimizer, parameter)
-                step.optimizer.state[parameter].update(fresh)
-        inputs = self._inputs([part.clone() for part in batch])
-        given = [tensor.detach() for tensor in inputs]
+    def __init__(
+        self,
+        loss: BatchLoss,
+        optimizer: Optimizer,
+        slots: Slots,
+        parameters: Mapping[str, Tensor],
+        trained: Sequence[str],
+        rule: UpdateRule,
+        carried: Carried,
+        batch: Sequence[Tensor],
+        epoch: int,
+    ) -> None:
+        self.loss, self.optimizer, self.slots, self.rule = loss, optimizer, slots, rule
+        self.parameters, self.checked = parameters, epoch
+        optimizers.check_optimizer(optimizer)
+        _check_hooks(parameters)
+        numbers = {id(tensor): number for number, tensor in enumerate(slots.tensors)}
+        self.trained = [numbers[id(parameters[name])] for name in trained]
+        self.groups = _group_numbers(optimizer, [parameters[name] for name in trained])
+        inputs = self._inputs(carried, [part.clone() for part in batch])
+        self.epoch, self.lrs = inputs.epoch, inputs.lrs
+        flat, self.spec = tree_flatten(inputs)
+        given = [tensor.detach() for tensor in flat]
         held, example = given[: -len(batch)], given[-len(batch) :]
-        self.checked = step.epoch
-        self.frozen = StateGuard([*step.parts, step.objective], self.slots.tensors)
-        run = compiled(record(self._step, inputs, self.frozen), inputs)
+        self.guard = StateGuard([*slots.parts, loss.objective], slots.tensors)
+        run = compiled(record(self._step, flat, self.guard), flat)
         self.run: Function = partial(run, *held)
-        if device.type == "cuda" and not step.processes.is_distributed:
-            with matmul_precision(step.precision):
+        if loss.model.device.type == "cuda" and not loss.processes.is_distributed:
+            with matmul_precision(loss.precision):
                 self.run = replayed(run, held, example)
 
     def __call__(self, batch: Sequence[Tensor], epoch: int) -> Tensor:
+        """Take a step and return the loss before it."""
         self.epoch.fill_(epoch)
-        for lr, group in zip(self.lrs, self.step.optimizer.param_groups, strict=True):
+        for lr, group in zip(self.lrs, self.optimizer.param_groups, strict=True):
             lr.fill_(group["lr"])
-        with matmul_precision(self.step.precision):
+        with matmul_precision(self.loss.precision):
             loss: Tensor = self.run(*batch)
         return loss
 
     def check(self) -> None:
-        """Raises a CannotCapture if something that is no input is not what it was."""
-        _check_hooks(self.step.parameters)
-        changed = self.frozen.changed()
+        """Check that nothing that the graph holds as a constant has changed.
+
+        Raises:
+            CannotCapture: Something has.
+        """
+        _check_hooks(self.parameters)
+        changed = self.guard.changed()
         if changed is not None:
             raise CannotCapture(
                 f"{changed} was changed after a step was compiled, which holds it as it was: a "
                 "buffer, changed in place, is read in every step"
             )
 
-    def _inputs(self, batch: Sequence[Tensor]) -> list[Tensor]:
-        step = self.step
-        kept = [
-            value
-            for number in self.trained
-            for _, value in sorted(step.optimizer.state[self.slots.tensors[number]].items())
-        ]
-        numbers = [step.state[name] for name in self.names]
-        counted = [*numbers, step.skipped, self.epoch, *self.lrs]
-        return [*self.slots.tensors, *kept, *counted, *self.data, *batch]
+    def _inputs(self, carried: Carried, batch: list[Tensor]) -> _Inputs:
+        moments = []
+        for number in self.trained:
+            parameter = self.slots.tensors[number]
+            kept = self.optimizer.state[parameter]
+            if not kept:
+                kept.update(optimizers.initial_state(self.optimizer, parameter))
+            moments.append({name: kept[name] for name in sorted(kept)})
+        device = self.loss.model.device
+        scalar = partial(torch.zeros, (), dtype=torch.double, device=device)
+        return _Inputs(
+            tensors=list(self.slots.tensors),
+            moments=moments,
+            state=dict(sorted(carried.state.items())),
+            skipped=carried.skipped,
+            epoch=scalar(),
+            lrs=[scalar() for _ in self.optimizer.param_groups],
+            data=[] if self.loss.batches is None else self.loss.batches.tensors,
+            batch=batch,
+        )
 
-    def _step(self, *inputs: Tensor) -> Tensor:
-        """What is recorded: all is read from the inputs, and what changes is written to them."""
-        step, rest = self.step, list(inputs)
-        given = [rest.pop(0) for _ in self.slots.tensors]
-        kept = [
-            {name: rest.pop(0) for name in sorted(step.optimizer.state[self.slots.tensors[number]])}
-            for number in self.trained
-        ]
-        state = {name: rest.pop(0) for name in self.names}
-        skipped, epoch = rest.pop(0), rest.pop(0)
-        lrs = [rest.pop(0) for _ in self.lrs]
-        data: Sequence[Tensor] = rest
-        if step.batches is not None:
-            *parts, index = rest
-            data = step.batches.drawn(parts, index)
-        buffers = given[-len(self.slots.buffers) :] if self.slots.buffers else []
-        moving = [buffer.clone() for buffer in buffers]
-        tensors = [*given[: len(given) - len(buffers)], *moving]
+    def _step(self, *flat: Tensor) -> Tensor:
+        """The captured program: reads its inputs alone, and writes changes to them."""
+        given: _Inputs = tree_unflatten(list(flat), self.spec)
+        data: Sequence[Tensor] = given.batch
+        if self.loss.batches is not None:
+            data = self.loss.batches.drawn(given.data, given.batch[0])
+        n_parameters = len(given.tensors) - len(self.slots.buffers)
+        buffers = given.tensors[n_parameters:]
+        new_buffers = [buffer.clone() for buffer in buffers]
+        tensors = [*given.tensors[:n_parameters], *new_buffers]
         with self.slots.holding(tensors):
-            loss, new = step.loss_at(epoch, state, data, step.processes)
+            loss, state = self.loss.own_part(given.epoch, given.state, data)
         own = [tensors[number] for number in self.trained]
-        here = torch.autograd.grad(loss, own, allow_unused=True)
-        loss, grads = step.processes.all_reduce(loss, here)
+        parts = torch.autograd.grad(loss, own, allow_unused=True)
+        loss, grads = self.loss.processes.all_reduce(loss, parts)
         with torch.no_grad():
-            changes = [(state[name], value) for name, value in new.items()]
-            changes += zip(buffers, moving, strict=True)
             known = [grad for grad in grads if grad is not None]
-            good = torch.stack([loss.isfinite(), *(g.abs().amax().isfinite() for g in known)]).all()
-            if step.stops:
-                good = good & (skipped == 0)
-            scale = None if step.clip_norm is None else optimizers.clipping(known, step.clip_norm)
-            for parameter, grad, number, old in zip(own, grads, self.groups, kept, strict=True):
-                if grad is not None:
-                    group = step.optimizer.param_groups[number]
-                    clipped = grad if scale is None else grad * scale
-                    moved = (group, lrs[number], parameter, clipped, old)
-                    value, moments = optimizers.apply_update(step.optimizer, *moved)
-                    changes += [(parameter, value)]
-                    changes += [(old[name], moment) for name, moment in moments.items()]
+            good = optimizers.all_finite(loss, known)
+            if self.rule.stops:
+                good = good & (given.skipped == 0)
+            changes = [(given.state[name], value) for name, value in state.items()]
+            changes += zip(buffers, new_buffers, strict=True)
+            changes += self._updates(given, own, grads, known)
             for tensor, value in changes:
                 tensor.copy_(torch.where(good, value, tensor))
-            skipped.add_((~good).to(skipped.dtype))
+            given.skipped.add_((~good).to(given.skipped.dtype))
         return loss.detach()
+
+    def _updates(
+        self,
+        given: _Inputs,
+        parameters: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        known: Sequence[Tensor],
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return pairs of a tensor, a parameter or a moment, and its value after the update."""
+        norm = self.rule.clip_norm
+        factor = None if norm is None else optimizers.clip_factor(known, norm)
+        changes = []
+        rows = zip(parameters, grads, self.groups, given.moments, strict=True)
+        for parameter, grad, number, moments in rows:
+            if grad is None:
+                continue
+            value, new = optimizers.apply_update(
+                self.optimizer,
+                self.optimizer.param_groups[number],
+                given.lrs[number],
+                parameter,
+                grad if factor is None else grad * factor,
+                moments,
+            )
+            changes += [(parameter, value), *((moments[name], m) for name, m in new.items())]
+        return changes
 
 
 def _check_hooks(parameters: Mapping[str, Tensor]) -> None:
-    """Raises a CannotCapture if a parameter has a hook, which a graph would not call."""
+    """Raise a CannotCapture if a parameter has a hook, which a graph would not call."""
     for name, parameter in parameters.items():
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             raise CannotCapture(f"{name} should have no hook for a step to be compiled, had one")
 
 
-def _groups(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[int]:
-    """The number of the optimizer's group of each parameter."""
-    place = {
+def _group_numbers(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[int]:
+    """Return the number of each parameter's group in the optimizer."""
+    place: dict[int, Any] = {
         id(parameter): number
         for number, group in enumerate(optimizer.param_groups)
         for parameter in group["params"]

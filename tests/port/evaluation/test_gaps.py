@@ -7,9 +7,9 @@ import equinox as eqx
 import linear_gaussian as exact
 import numpy as np
 import pytest
-import test_gaps as of_pyro
 import torch
 from ais_support import log_p_of_inner, log_p_of_rates
+from gaps_support import FAST, assert_near, correlated, factorised_gap, log_p_of_clusters
 from port_support import jax, jnp, key, numpyro
 from scipy.special import gammaln
 
@@ -21,7 +21,6 @@ from ppl_vae.parity import float64
 from ppl_vae.shared.evaluation.gaps import LocalFit, bounds
 
 dist, plate, sample = numpyro.distributions, numpyro.plate, numpyro.sample
-FAST = of_pyro.FAST
 
 
 class Pair(Model):
@@ -51,17 +50,17 @@ def port_of(model):
 
 
 def test_gaps_of_a_linear_gaussian_pair():
-    model, x = of_pyro.correlated(), exact.data()
+    model, x = correlated(), exact.data()
     found = gaps(port_of(model), x.numpy(), ("full", "gaussian"), **FAST)
-    gap = of_pyro.factorised_gap(exact.posterior(model, x).precision_matrix[0].detach())
+    gap = factorised_gap(exact.posterior(model, x).precision_matrix[0].detach())
     log_p, bound = (f(model, x).detach().numpy() for f in (exact.log_evidence, exact.bound))
     np.testing.assert_allclose(found.local["full"].values, log_p, atol=1e-4)
     np.testing.assert_allclose(found.approximation["full"].values, 0, atol=1e-4)
-    of_pyro.assert_near(found.approximation["gaussian"], gap, slack=2e-3)
-    of_pyro.assert_near(found.elbo, bound, slack=0, error=0.1)
-    of_pyro.assert_near(found.total, log_p - bound, slack=0, error=0.1)
+    assert_near(found.approximation["gaussian"], gap, slack=2e-3)
+    assert_near(found.elbo, bound, slack=0, error=0.1)
+    assert_near(found.total, log_p - bound, slack=0, error=0.1)
     amortisation = found.amortisation["gaussian"]
-    of_pyro.assert_near(amortisation, log_p - gap - bound, slack=2e-3, error=0.1)
+    assert_near(amortisation, log_p - gap - bound, slack=2e-3, error=0.1)
 
 
 @pytest.mark.slow
@@ -117,14 +116,16 @@ def rate_guide(x):
 def test_a_site_with_a_constraint_and_draws_in_parts(monkeypatch):
     shapes = []
     counted = lambda log_w: shapes.append(log_w.shape) or bounds(log_w)  # noqa: E731
-    monkeypatch.setattr(import_module("ppl_vae.numpyro.inference.gaps"), "bounds", counted)
+    monkeypatch.setattr(
+        import_module("ppl_vae.numpyro.inference.evaluation.gaps"), "bounds", counted
+    )
     x = np.array([[0.0], [3.0], [11.0]], np.float32)
     found = gaps(Pair(rates, rate_guide), x, ("gaussian",), **{**FAST, "particles": 1500})
     assert shapes == [(4000, 3), (4000, 3)]
     a, b = x[:, 0].astype(float) + 2.5, 1.7
     loc, entropy = np.log(a / b) - 0.5 / a, 0.5 * np.log(2 * np.pi * np.e / a)
     gap = gammaln(a) - a * np.log(b) - (a * loc - a + entropy)
-    of_pyro.assert_near(found.local["gaussian"], log_p_of_rates(x) - gap, slack=2e-3)
+    assert_near(found.local["gaussian"], log_p_of_rates(x) - gap, slack=2e-3)
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -261,8 +262,8 @@ def cluster_guide(x):
 def test_a_site_that_the_model_sums_over():
     x = np.array([[-1.0], [0.4], [3.0]], np.float32)
     found = gaps(Pair(clusters, cluster_guide), x, ("gaussian",), **{**FAST, "steps": 300})
-    truth = of_pyro.log_p_of_clusters(x)
-    of_pyro.assert_near(found.log_likelihood, truth, slack=0)
+    truth = log_p_of_clusters(x)
+    assert_near(found.log_likelihood, truth, slack=0)
     assert (found.amortisation["gaussian"].values > 0.02).all()
     approximation = found.approximation["gaussian"]
     assert (approximation.values > -4 * approximation.errors).all()

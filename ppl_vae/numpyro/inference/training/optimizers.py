@@ -8,52 +8,21 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from ppl_vae.shared.checks import check_positive
-from ppl_vae.shared.schedules import Schedule
-from ppl_vae.shared.training.faults import check_on_nan
-from ppl_vae.shared.training.history import plain
+from ppl_vae.shared.training import stepping
 from ppl_vae.shared.training.optimizers import (
-    ADAM,
     SGD,
     Adam,
     Adamax,
     AdamW,
     Optimizer,
-    check_stepping,
 )
 
 Weights: TypeAlias = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class Stepping:
-    """How parameters follow their gradients: the arguments of `fit` of these names.
-
-    Raises:
-        ValueError: one is not what it should be.
-    """
-
-    lr: float | Schedule = 1e-3
-    optimizer: Optimizer = ADAM
-    clip_norm: float | None = None
-    on_nan: str = "stop"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.lr, Schedule):
-            check_positive("lr", self.lr)
-        check_stepping(self.optimizer, self.clip_norm)
-        check_on_nan(self.on_nan)
-
-    def described(self) -> dict[str, Any]:
-        """What a resumed run has in common with the one it goes on with, as JSON values.
-
-        Without `on_nan`, so that a run that stopped can go on by another policy.
-        """
-        return {
-            "lr": plain(self.lr),
-            "optimizer": plain(self.optimizer),
-            "clip_norm": self.clip_norm,
-        }
+class Stepping(stepping.Stepping):
+    """See `ppl_vae.shared.training.stepping.Stepping`; with the update rules of optax."""
 
     def start(self, weights: Mapping[str, Array]) -> Any:
         """The state of the optimizer before the first step of these weights."""
@@ -64,7 +33,7 @@ class Stepping:
     ) -> tuple[Weights, Any]:
         """The weights after a step, and the optimizer's state."""
         direction, state = _rule(self.optimizer).update(gradient, state, weights)
-        lr = self.lr(epoch) if isinstance(self.lr, Schedule) else self.lr
+        lr = self.lr_at(epoch)
         return {name: weight - lr * direction[name] for name, weight in weights.items()}, state
 
     def clipped(self, gradient: Weights) -> Weights:
