@@ -1,4 +1,4 @@
-"""Private names of torch: each is there, none is used elsewhere, and without one steps are eager."""
+"""Private names of torch: each exists, none is used elsewhere, and without one steps are eager."""
 
 import logging
 import re
