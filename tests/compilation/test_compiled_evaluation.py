@@ -23,7 +23,7 @@ from ppl_vae.inference.compilation.capture import CannotCapture
 from ppl_vae.inference.compilation.compiled_function import (
     WORTH_COMPILING,
     CompiledFunction,
-    chosen,
+    resolve_compile,
     seconds,
 )
 from ppl_vae.inference.evaluation import ais
@@ -356,12 +356,12 @@ def test_auto_goes_by_the_amount_of_work(recorded: list[Any]) -> None:
     model = VAE(784, 50, (200, 200))
     weights = sum(p.numel() for p in model.parameters())
     assert seconds(model, 1000, 5000) == pytest.approx(1000 * (1e-3 + 1e-7 * weights))
-    assert chosen("auto", model, 1000, 5000) == "auto"  # 1000 images, K = 5000
-    assert chosen("auto", model, 10, 1000) is False
-    assert chosen(True, model, 0, 1) is True
-    assert chosen(False, model, 10**9, 1) is False
+    assert resolve_compile("auto", model, 1000, 5000) == "auto"  # 1000 images, K = 5000
+    assert resolve_compile("auto", model, 10, 1000) is False
+    assert resolve_compile(True, model, 0, 1) is True
+    assert resolve_compile(False, model, 10**9, 1) is False
     with pytest.raises(ValueError, match=r"compile should be True, False or 'auto', was 1\.5"):
-        chosen(1.5, model, 1, 1)  # type: ignore[arg-type]
+        resolve_compile(1.5, model, 1, 1)  # type: ignore[arg-type]
     assert ais.runs_of(Annealing(4, 6, 2, 5)) == (5 + 4) * 7
     assert ais.runs_of(Annealing(4, 6, 2, 5), measured=2) == (10 + 4) * 7
     assert ais.runs_of(Annealing(4, 1, 2, 5)) == 0

@@ -64,10 +64,10 @@ def test_other_products_stay() -> None:
 FAULTS = """
 import resource, sys
 import torch
-from ppl_vae.inference import memory
+from ppl_vae.inference.compilation import allocator
 
 torch.set_num_threads(1)
-memory.retain_freed_memory()
+allocator.retain_freed_memory()
 
 def work():
     held = [torch.ones(2**20) for _ in range(8)]
