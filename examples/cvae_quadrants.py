@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from ppl_vae import fit, log_likelihood, mean_loss, plots
 from ppl_vae.data import Images, Splits
 from ppl_vae.data.images import binarise
-from ppl_vae.inference import ELBO, Hybrid
+from ppl_vae.inference import ELBO, Adam, Hybrid
 from ppl_vae.models import CVAE, Baseline
 from ppl_vae.shared.checks import as_numpy, check_whole, mean_of
 from ppl_vae.shared.training.history import History
@@ -150,6 +150,7 @@ def train(settings: Settings, images: Splits, quadrants: int) -> Result:
             epochs=epochs,
             batch_size=settings.batch_size,
             lr=step_size(settings, epochs),
+            optimizer=Adam(eps=settings.adam_eps),
             device=settings.device,
             seed=settings.seed,
             validation=parts(images.validation, seen),

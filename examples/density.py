@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ppl_vae import data, fit, log_likelihood, mean_loss, plots
 from ppl_vae.data import Splits
-from ppl_vae.inference import ExponentialDecay
+from ppl_vae.inference import Adam, ExponentialDecay, Piecewise
 from ppl_vae.models import Model
 from ppl_vae.shared.checks import as_numpy, check_positive, check_whole, mean_of
 from ppl_vae.shared.evaluation.estimates import Estimate
@@ -34,6 +34,11 @@ class DensitySettings:
     """Step size of Adam in the first epoch."""
     lr_end: float = 1e-4
     """Step size in the last epoch; it falls by one factor per epoch."""
+    schedule: Literal["decay", "burda"] = "decay"
+    """Learning rate: a decay from --lr to --lr-end, or the 8 stages of Burda et al. (2016), which
+    take 3280 epochs."""
+    adam_eps: float = 1e-8
+    """Adam's epsilon; Burda et al. have 1e-4."""
     k: int = 500
     """Draws per image for log p(x)."""
     test_images: int = 360
@@ -68,6 +73,7 @@ def load(settings: DensitySettings) -> Splits:
     check_whole("k", settings.k, 1)
     check_positive("lr", settings.lr)
     check_positive("lr_end", settings.lr_end)
+    check_positive("adam_eps", settings.adam_eps)
     images: Splits = getattr(data, settings.data)(settings.binarisation)
     if settings.test_images > len(images.test):
         raise ValueError(
@@ -138,6 +144,7 @@ def train(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=step_size(settings, settings.epochs),
+        optimizer=Adam(eps=settings.adam_eps),
         device=settings.device,
         seed=settings.seed,
         out=settings.out / file_name(name),
@@ -151,6 +158,8 @@ def train(
 
 def step_size(settings: DensitySettings, epochs: int) -> Any:
     """Adam's, for a run of so many epochs."""
+    if settings.schedule == "burda":
+        return Piecewise.burda()
     if settings.lr_end == settings.lr:
         return settings.lr
     return ExponentialDecay(settings.lr, settings.lr_end, max(epochs, 2))

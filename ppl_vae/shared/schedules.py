@@ -1,7 +1,8 @@
 """Numbers that change during training, as functions of the epoch alone, for both backends."""
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 from ppl_vae.shared.arguments import Remembers, as_call
 from ppl_vae.shared.checks import check_fraction, check_positive, check_whole
@@ -63,6 +64,46 @@ class ExponentialDecay(Schedule):
     def __call__(self, epoch: Any) -> Any:
         progress = _at_most_one((epoch - 1) / (self.epochs - 1))
         return self.start * (self.end / self.start) ** progress
+
+
+class Piecewise(Schedule):
+    """A number that is constant over stages of several epochs; the last one goes on.
+
+    `Piecewise.burda(8)` is the learning rate of Burda et al.: 1e-3 * 10^(-i / 7) for 3^i epochs,
+    i = 0, ..., 7, which are 3280 epochs.
+
+    References:
+        Burda, Grosse & Salakhutdinov, "Importance weighted autoencoders", ICLR 2016,
+        arXiv:1509.00519, section 5 (the schedule of `burda`).
+
+    Args:
+        values: The number of each stage, positive.
+        epochs: The number of epochs of each stage.
+    """
+
+    def __init__(self, values: Sequence[float], epochs: Sequence[int]) -> None:
+        if len(values) != len(epochs) or not values:
+            raise ValueError(
+                "values and epochs should have an entry for each stage, had "
+                f"{len(values)} and {len(epochs)}"
+            )
+        for value, length in zip(values, epochs, strict=True):
+            check_positive("each of values", value)
+            check_whole("each of epochs", length, 1)
+        self.values, self.epochs = tuple(values), tuple(epochs)
+
+    @classmethod
+    def burda(cls, stages: int = 8) -> Self:
+        """Return the learning rate of Burda et al. for (3^stages - 1) / 2 epochs."""
+        check_whole("stages", stages, 1)
+        return cls([1e-3 * 10 ** (-i / 7) for i in range(stages)], [3**i for i in range(stages)])
+
+    def __call__(self, epoch: Any) -> Any:
+        number, last = self.values[0], 0
+        for length, value in zip(self.epochs, self.values[1:], strict=False):
+            last += length
+            number = (epoch > last) * value + (epoch <= last) * number
+        return number
 
 
 def _at_most_one(value: Any) -> Any:

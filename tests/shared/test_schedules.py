@@ -8,7 +8,7 @@ import pytest
 from support import CASE, equal, make
 
 from ppl_vae import fit
-from ppl_vae.inference import ExponentialDecay, Schedule
+from ppl_vae.inference import ExponentialDecay, Piecewise, Schedule
 
 VAE = CASE["vae"]
 SETTINGS: dict[str, Any] = {"batch_size": 10, "progress": False}
@@ -28,6 +28,17 @@ def test_exponential_decay_falls_by_one_factor_per_epoch_and_stays() -> None:
     values = [ExponentialDecay(1e-1, 1e-3, 5)(epoch) for epoch in range(1, 8)]
     np.testing.assert_allclose(values[:5], np.geomspace(1e-1, 1e-3, 5))
     np.testing.assert_allclose(values[5:], 1e-3)
+
+
+def test_stages_follow_one_another_and_the_last_one_stays() -> None:
+    lr = Piecewise([3.0, 2.0, 1.0], [1, 2, 1])
+    assert [lr(epoch) for epoch in range(1, 7)] == [3.0, 2.0, 2.0, 1.0, 1.0, 1.0]
+    burda = Piecewise.burda()
+    assert sum(burda.epochs) == 3280
+    firsts = [(3**i - 1) // 2 + 1 for i in range(8)]
+    np.testing.assert_allclose([burda(epoch) for epoch in firsts], np.geomspace(1e-3, 1e-4, 8))
+    np.testing.assert_allclose([burda(epoch - 1) for epoch in firsts[1:]], burda.values[:-1])
+    assert Schedule.from_description(burda.describe()).values == burda.values
 
 
 def test_fit_asks_for_the_step_size_of_each_epoch() -> None:
@@ -72,5 +83,11 @@ def test_wrong_arguments() -> None:
         ExponentialDecay(1, -1, 3)
     with pytest.raises(ValueError, match="epochs should be a whole number of at least 2, was 1"):
         ExponentialDecay(1, 1, 1)
+    with pytest.raises(ValueError, match="entry for each stage, had 2 and 1"):
+        Piecewise([1.0, 0.1], [1])
+    with pytest.raises(ValueError, match="each of values should be a positive number, was 0"):
+        Piecewise([0.0], [1])
+    with pytest.raises(ValueError, match="stages should be a whole number of at least 1, was 0"):
+        Piecewise.burda(0)
     with pytest.raises(ValueError, match="lr should be a positive number, was '1'"):
         fit(make(VAE), VAE.data(0), epochs=1, lr="1", **SETTINGS)  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ from ppl_vae.numpyro.inference.training.lagging import Lagging
 from ppl_vae.shared.evaluation.estimates import BDMC, Estimate
 from ppl_vae.shared.evaluation.gaps import Gaps
 from ppl_vae.shared.objectives.free_bits import FreeBits
-from ppl_vae.shared.schedules import ExponentialDecay, Schedule, Warmup
+from ppl_vae.shared.schedules import ExponentialDecay, Piecewise, Schedule, Warmup
 from ppl_vae.shared.training.history import History
 from ppl_vae.shared.training.optimizers import SGD, Adam, Adamax, AdamW
 
@@ -72,6 +72,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "ExponentialDecay",
+    "Piecewise",
     "History",
     "fit",
     # using
