@@ -8,8 +8,8 @@ import linear_gaussian as exact
 import numpy as np
 import pytest
 import torch
-from ais_support import log_p_of_inner, log_p_of_rates
-from gaps_support import FAST, assert_near, correlated, factorised_gap, log_p_of_clusters
+from ais_support import log_p_of_clusters, log_p_of_inner, log_p_of_rates
+from gaps_support import FAST, assert_near, correlated, factorised_gap
 from port_support import jax, jnp, key, numpyro
 from scipy.special import gammaln
 
