@@ -1,8 +1,17 @@
-"""Runs a command and keeps what it printed, with when, where and on which commit it ran.
+"""Run a command and record its output with date, machine and commit.
 
     python benchmarks/record.py NAME COMMAND...
 
-writes benchmarks/results/NAME.md. Progress (standard error) is shown and not kept.
+writes benchmarks/results/NAME.md. Progress (standard error) is shown but not recorded. The front
+matter of an existing file, from which `docs/tables.py` makes the tables of results, is kept: check
+that its numbers are still those of the output. That of a new file is written by hand:
+
+    ---
+    - group: Density
+      experiment: VAE, dynamic MNIST, log p(x) (k = 5000), 60 epochs
+      result: -92.10 ± 0.83
+      paper: -86.76
+    ---
 """
 
 import datetime
@@ -27,9 +36,17 @@ def main(name: str, command: list[str]) -> int:
     if run.returncode == 0:
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{name}.md"
-        path.write_text(report(name, command, run.stdout, seconds))
+        path.write_text(front_matter(path) + report(name, command, run.stdout, seconds))
         print(f"recorded in {path}")
     return run.returncode
+
+
+def front_matter(path: Path) -> str:
+    """Return the lines of an existing file up to the second `---`, or nothing."""
+    text = path.read_text() if path.exists() else ""
+    if not text.startswith("---\n"):
+        return ""
+    return "---\n" + text.split("---\n")[1] + "---\n\n"
 
 
 def report(name: str, command: list[str], printed: str, seconds: float) -> str:

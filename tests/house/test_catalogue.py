@@ -1,6 +1,8 @@
-"""Every model has its port, its lines in the catalogues, its case and its row in the README."""
+"""Every model and objective has its port, its lines in the catalogues, its case and its docs."""
 
 import ast
+import runpy
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,10 @@ import ppl_vae.inference
 import ppl_vae.models
 
 ROOT = Path(__file__).parents[2]
-SHARED_FILES = {"__init__", "base", "conditional", "svi"}
-MODEL_FILES = sorted(
-    path.stem for path in (ROOT / "ppl_vae/models").glob("*.py") if path.stem not in SHARED_FILES
-)
+TABLES = runpy.run_path(str(ROOT / "docs/tables.py"))
+is_pair = TABLES["is_pair"]
+MODELS = ROOT / "ppl_vae/models"
+PORT = ROOT / "ppl_vae/numpyro/models"
 
 
 def classes(path: Path) -> set[str]:
@@ -25,24 +27,38 @@ def classes(path: Path) -> set[str]:
 
 
 def exported(path: Path) -> set[str]:
-    """The strings of a file's `__all__`, which needs no import and so no optional packages."""
+    """What a catalogue exports, read without an import and so without optional packages."""
+    names: set[str] = set()
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
             return set(ast.literal_eval(node.value))
-    raise AssertionError(f"{path} has no __all__")
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names if alias.asname == alias.name}
+    return names
+
+
+def pairs(name: str) -> set[str]:
+    """The models that a file defines: classes whose model and guide are not those of the base."""
+    module = import_module(f"ppl_vae.models.{name}")
+    return {cls for cls in classes(MODELS / f"{name}.py") if is_pair(getattr(module, cls))}
+
+
+MODEL_FILES = sorted(path.stem for path in MODELS.glob("[!_]*.py") if pairs(path.stem))
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)
 def test_a_model_is_complete(name: str) -> None:
-    models = classes(ROOT / f"ppl_vae/models/{name}.py")
-    port = ROOT / f"ppl_vae/numpyro/models/{name}.py"
+    models, port = pairs(name), PORT / f"{name}.py"
     assert port.exists(), "no NumPyro port"
     assert models <= classes(port), "the port has another class"
     assert models <= set(ppl_vae.models.__all__), "no line in models/__init__.py"
-    assert models <= exported(ROOT / "ppl_vae/numpyro/models/__init__.py"), "no line in the port's"
+    assert models <= exported(PORT / "__init__.py"), "no line in the port's"
     assert models <= {case.model.cls for case in CASES}, "no case in tests/support/cases.py"
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"| `{model}` |" in readme for model in models), "no row in the README"
+
+
+def test_the_tables_of_the_docs_are_up_to_date() -> None:
+    for path, text in TABLES["pages"]().items():
+        assert path.read_text() == text, f"{path.name} is not: run `python docs/tables.py`"
 
 
 def test_both_backends_export_the_same() -> None:
@@ -51,7 +67,7 @@ def test_both_backends_export_the_same() -> None:
         assert set(package.__all__) == port
 
 
-def test_every_objective_is_in_a_case_and_in_the_readme() -> None:
+def test_every_objective_is_in_a_case() -> None:
     names = {
         name
         for name in ppl_vae.inference.__all__
@@ -59,8 +75,6 @@ def test_every_objective_is_in_a_case_and_in_the_readme() -> None:
         and issubclass(getattr(ppl_vae.inference, name), ppl_vae.inference.Objective)
     } - {"Objective"}
     assert names - FOR_FIT_ALONE <= {case.objective.cls for case in CASES}
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"| `{name}(" in readme for name in names)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"ELBO-network"}))

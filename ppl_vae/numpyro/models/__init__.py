@@ -1,73 +1,57 @@
-"""The catalogue of models, as `ppl_vae.models`."""
+"""The catalogue of models, as `ppl_vae.models`.
 
-from ppl_vae.numpyro.models.base import ClassifierMixin, Model
-from ppl_vae.numpyro.models.baseline import Baseline
-from ppl_vae.numpyro.models.classifier import Classifier
-from ppl_vae.numpyro.models.conditional import ConditionalModel
-from ppl_vae.numpyro.models.cvae import CVAE, GSNN
-from ppl_vae.numpyro.models.distributions.rank_one_normal import RankOneNormal
-from ppl_vae.numpyro.models.dlgm import DLGM
-from ppl_vae.numpyro.models.hierarchical_vae import HierarchicalVAE
-from ppl_vae.numpyro.models.ladder_vae import LadderVAE
-from ppl_vae.numpyro.models.m1 import M1
-from ppl_vae.numpyro.models.m1_m2 import M1M2
-from ppl_vae.numpyro.models.m2 import M2
+One line for each class; the comments are the headings of docs/models.md.
+"""
+
+# isort: off
+
+# To build on
+from ppl_vae.numpyro.models.base import Model as Model
+from ppl_vae.numpyro.models.base import ClassifierMixin as ClassifierMixin
+from ppl_vae.numpyro.models.conditional import ConditionalModel as ConditionalModel
+from ppl_vae.numpyro.models.networks.layers import Network as Network
+
+# Conditional distributions and their trunks
+from ppl_vae.numpyro.models.networks.layers import MLP as MLP
+from ppl_vae.numpyro.models.networks.layers import BatchNorm as BatchNorm
+from ppl_vae.numpyro.models.networks.layers import ConcatLinear as ConcatLinear
+from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet as BernoulliNet
+from ppl_vae.numpyro.models.networks.conditionals import CategoricalNet as CategoricalNet
+from ppl_vae.numpyro.models.networks.conditionals import DiagNormalNet as DiagNormalNet
 from ppl_vae.numpyro.models.networks.conditionals import (
-    BernoulliNet,
-    CategoricalNet,
-    DiagNormalNet,
-    FactorisedCategoricalNet,
+    FactorisedCategoricalNet as FactorisedCategoricalNet,
 )
-from ppl_vae.numpyro.models.networks.layers import MLP, BatchNorm, ConcatLinear, Network
-from ppl_vae.numpyro.models.networks.posteriors import RankOneNormalNet
-from ppl_vae.numpyro.models.networks.priors import (
-    FactorisedBernoulli,
-    FactorisedCategorical,
-    StandardNormal,
-    UniformCategorical,
-)
-from ppl_vae.numpyro.models.sbn import SBN, ConditionalSBN
-from ppl_vae.numpyro.models.vae import VAE
-from ppl_vae.numpyro.models.vhp import VHP
 
-__all__ = [
-    # to build on
-    "Model",
-    "ClassifierMixin",
-    "ConditionalModel",
-    "Network",
-    # conditional distributions and their trunks
-    "MLP",
-    "BatchNorm",
-    "BernoulliNet",
-    "CategoricalNet",
-    "ConcatLinear",
-    "DiagNormalNet",
-    "FactorisedCategoricalNet",
-    # distributions of latent variables
-    "StandardNormal",
-    "UniformCategorical",
-    "FactorisedBernoulli",
-    "FactorisedCategorical",
-    "RankOneNormal",
-    "RankOneNormalNet",
-    # one layer of latent variables
-    "VAE",
-    # several layers of latent variables
-    "HierarchicalVAE",
-    "LadderVAE",
-    "DLGM",
-    "VHP",
-    # layers of discrete latent variables
-    "SBN",
-    "ConditionalSBN",
-    # conditions
-    "Baseline",
-    "GSNN",
-    "CVAE",
-    # labels
-    "Classifier",
-    "M1",
-    "M2",
-    "M1M2",
-]
+# Distributions of latent variables
+from ppl_vae.numpyro.models.networks.priors import StandardNormal as StandardNormal
+from ppl_vae.numpyro.models.networks.priors import UniformCategorical as UniformCategorical
+from ppl_vae.numpyro.models.networks.priors import FactorisedBernoulli as FactorisedBernoulli
+from ppl_vae.numpyro.models.networks.priors import FactorisedCategorical as FactorisedCategorical
+from ppl_vae.numpyro.models.distributions.rank_one_normal import RankOneNormal as RankOneNormal
+from ppl_vae.numpyro.models.networks.posteriors import RankOneNormalNet as RankOneNormalNet
+
+# One layer of latent variables
+from ppl_vae.numpyro.models.vae import VAE as VAE
+
+# Several layers of latent variables
+from ppl_vae.numpyro.models.hierarchical_vae import HierarchicalVAE as HierarchicalVAE
+from ppl_vae.numpyro.models.ladder_vae import LadderVAE as LadderVAE
+from ppl_vae.numpyro.models.dlgm import DLGM as DLGM
+from ppl_vae.numpyro.models.vhp import VHP as VHP
+
+# Layers of discrete latent variables
+from ppl_vae.numpyro.models.sbn import SBN as SBN
+from ppl_vae.numpyro.models.sbn import ConditionalSBN as ConditionalSBN
+
+# Conditional models
+from ppl_vae.numpyro.models.baseline import Baseline as Baseline
+from ppl_vae.numpyro.models.cvae import GSNN as GSNN
+from ppl_vae.numpyro.models.cvae import CVAE as CVAE
+
+# Semi-supervised models
+from ppl_vae.numpyro.models.classifier import Classifier as Classifier
+from ppl_vae.numpyro.models.m1 import M1 as M1
+from ppl_vae.numpyro.models.m2 import M2 as M2
+from ppl_vae.numpyro.models.m1_m2 import M1M2 as M1M2
+
+__all__ = [name for name, value in vars().items() if isinstance(value, type)]
