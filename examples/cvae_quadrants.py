@@ -31,7 +31,7 @@ from ppl_vae.data import Images, Splits
 from ppl_vae.data.images import binarise
 from ppl_vae.inference import ELBO, Adam, Hybrid
 from ppl_vae.models import CVAE, Baseline
-from ppl_vae.shared.checks import as_numpy, check_whole, mean_of
+from ppl_vae.shared.checks import as_numpy, check_whole, to_mean
 from ppl_vae.shared.training.history import History
 
 PUBLISHED = {1: (100.03, 68.62, 64.05), 2: (62.14, 45.57, 44.96), 3: (26.01, 20.97, 20.97)}
@@ -129,7 +129,7 @@ def seen_pixels(image_shape: tuple[int, int], quadrants: int) -> np.ndarray:
 
 def parts(images: Images, seen: np.ndarray) -> tuple[Any, Any]:
     """Conditions and targets: the pixels that are seen, and the binary ones that are hidden."""
-    pixels = mean_of(images.x)
+    pixels = to_mean(images.x)
     return pixels[:, seen], binarise(pixels[:, ~seen], images.binarisation)
 
 
@@ -237,7 +237,7 @@ def curves(results: dict[int, Result]) -> Figure:
 def completions(settings: Settings, result: Result, test: Images) -> Figure:
     """An image of each class: what is seen, the guess, E[x | c, z] at draws of p(z | c), itself."""
     first = [int(np.flatnonzero(test.y == label)[0]) for label in range(test.n_classes)]
-    images, hidden = mean_of(test.x)[first], ~result.seen
+    images, hidden = to_mean(test.x)[first], ~result.seen
     c, x = images[:, result.seen], images[:, hidden]
 
     def completed(means: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from ppl_vae import data, fit, log_likelihood, mean_loss, plots
 from ppl_vae.data import Splits
 from ppl_vae.inference import Adam, ExponentialDecay, Piecewise
 from ppl_vae.models import Model
-from ppl_vae.shared.checks import as_numpy, check_positive, check_whole, mean_of
+from ppl_vae.shared.checks import as_numpy, check_positive, check_whole, to_mean
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.training.history import History
 
@@ -136,7 +136,7 @@ def train(
     torch.manual_seed(settings.seed)
     model = make()
     decoder: Any = model.decoder
-    decoder.start_at(mean_of(images.train.x).mean(0))
+    decoder.start_at(to_mean(images.train.x).mean(0))
     history = fit(
         model,
         images.train.x,

@@ -26,7 +26,7 @@ from ppl_vae import data, plots
 from ppl_vae.data import Images, NormalFeatures, Splits, hide_labels
 from ppl_vae.inference import ELBO, ExponentialDecay, History, SemiSupervised, Warmup, fit
 from ppl_vae.models import M1, M1M2, M2, DiagNormalNet, Model
-from ppl_vae.shared.checks import as_numpy, check_at_least, check_positive, check_whole, mean_of
+from ppl_vae.shared.checks import as_numpy, check_at_least, check_positive, check_whole, to_mean
 
 SVM, STACKED, JOINT = "M1 + SVM", "M1+M2", "M1+M2, joint"
 SVM_DRAWS = 2000
@@ -190,7 +190,7 @@ def train_m1(settings: Settings, images: Splits) -> History:
     torch.manual_seed(settings.seed)
     x_dim = images.train.x.shape[1]
     m1 = M1(x_dim, settings.m1_z_dim, settings.m1_hidden, settings.m1_activation)
-    m1.decoder.start_at(mean_of(images.train.x).mean(0))
+    m1.decoder.start_at(to_mean(images.train.x).mean(0))
     return fit(
         m1,
         images.train.x,
@@ -423,7 +423,7 @@ def analogies(test: Images, m1: M1, m2: M2) -> Figure:
     An image is the mean of p(x | z_1) at the mean of p(z_1 | y, z_2).
     """
     first = [int(np.flatnonzero(test.y == label)[0]) for label in range(test.n_classes)]
-    x = mean_of(test.x)[first]
+    x = to_mean(test.x)[first]
     z_1 = m1.features(x)[0]
     z_2 = m2.encoder(z_1, m2.one_hot(m2.predict(z_1))).mean
     classes = m2.one_hot(torch.arange(test.n_classes, device=m2.device))

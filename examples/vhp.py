@@ -26,7 +26,7 @@ from ppl_vae import plots
 from ppl_vae.data import Images
 from ppl_vae.inference import ELBO, GECO
 from ppl_vae.models import VAE, VHP, Model
-from ppl_vae.shared.checks import as_numpy, check_whole, mean_of
+from ppl_vae.shared.checks import as_numpy, check_whole, to_mean
 from ppl_vae.shared.interpolation import evenly, path_along_graph
 
 STEPS = 10
@@ -183,7 +183,7 @@ def pairs(test: Images) -> Sequence[tuple[int, int]]:
 @torch.no_grad()
 def encode(model: Model, x: Any) -> np.ndarray:
     """The means of q(z | x), of x drawn anew those of its grey levels."""
-    return as_numpy(model.encoder(*model.as_tensors(mean_of(x))).mean)
+    return as_numpy(model.encoder(*model.as_tensors(to_mean(x))).mean)
 
 
 if __name__ == "__main__":

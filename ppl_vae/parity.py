@@ -26,7 +26,7 @@ from ppl_vae.numpyro.inference.objectives.parts.base import SharedState
 from ppl_vae.numpyro.models.base import Model as Port
 from ppl_vae.numpyro.models.base import buffers, parameters, with_parameters
 from ppl_vae.numpyro.models.networks.layers import training as port_training
-from ppl_vae.shared.checks import as_numpy, check_kind, check_whole
+from ppl_vae.shared.checks import as_numpy, check_type, check_whole
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 BOUND = "the bound"
@@ -77,7 +77,7 @@ def assert_parity(
         ValueError: `training` is asked for with dropout, which differs between the backends.
     """
     check_model(model)
-    check_kind("port", port, Port, "a ppl_vae.numpyro Model")
+    check_type("port", port, Port, "a ppl_vae.numpyro Model")
     check_whole("k", k, 1)
     model.check(*data)
     if training:

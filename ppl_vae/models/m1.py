@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ppl_vae.models.base import evaluating
 from ppl_vae.models.vae import VAE
-from ppl_vae.shared.checks import mean_of
+from ppl_vae.shared.checks import to_mean
 
 
 class M1(VAE):
@@ -66,7 +66,7 @@ class M1(VAE):
 
         Of data that are drawn anew (`ppl_vae.data.Dynamic`) the means are taken.
         """
-        x = mean_of(x)
+        x = to_mean(x)
         self.check(x)
         with evaluating(self):
             q = self.encoder(*self.as_tensors(x))  # (3)

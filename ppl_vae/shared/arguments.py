@@ -11,7 +11,7 @@ from ppl_vae.shared.checks import check_flag
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-class Remembers:
+class Configurable:
     """A class whose instances know the arguments of their `__init__`.
 
     `arguments` maps each parameter's name to its value, defaults included. `describe()` is the same
@@ -29,7 +29,7 @@ class Remembers:
 
     backend: ClassVar[str] = ""
     arguments: Mapping[str, Any]
-    _known: ClassVar[dict[tuple[str, str], type["Remembers"]]] = {}
+    _known: ClassVar[dict[tuple[str, str], type["Configurable"]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -103,7 +103,7 @@ class Remembers:
     def _from_json(cls, value: Any, extra: Mapping[str, Any]) -> Any:
         if isinstance(value, Mapping):
             root = next(c for c in reversed(cls.__mro__) if c.__dict__.get("backend"))
-            assert issubclass(root, Remembers)
+            assert issubclass(root, Configurable)
             return root.from_description(value, **extra)
         if isinstance(value, list):
             return tuple(cls._from_json(item, extra) for item in value)
@@ -152,7 +152,7 @@ def _called(kind: Any) -> str:
     return "Callable" if get_origin(kind) is Callable else str(kind.__name__)
 
 
-def as_call(made: object) -> str:
+def constructor_call(made: object) -> str:
     """`Warmup(epochs=10)`: how an object was made, from the attributes of its arguments' names.
 
     Arguments that are the defaults are left out.
@@ -164,7 +164,7 @@ def as_call(made: object) -> str:
 
 
 def _as_json(value: Any, where: str) -> Any:
-    if isinstance(value, Remembers):
+    if isinstance(value, Configurable):
         return value.describe()
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -25,7 +25,7 @@ def resampling_distribution(value: Any) -> str | None:
     return getattr(value, "resampling_distribution", None)
 
 
-def mean_of(value: Any) -> Any:
+def to_mean(value: Any) -> Any:
     """The means of data that are drawn anew for each batch; an array stands for itself."""
     return value.mean if resampling_distribution(value) else value
 
@@ -37,7 +37,7 @@ def sample_once(data: tuple[Any, ...], seed: int) -> list[Any]:
 
 
 @contextmanager
-def as_argument(name: str) -> Iterator[None]:
+def prefix_errors(name: str) -> Iterator[None]:
     """What is said of data within names their argument first, where several arguments hold data."""
     try:
         yield
@@ -141,7 +141,7 @@ def check_order(n: Any) -> None:
         raise ValueError(f"n should be a number above 1, was {n!r}")
 
 
-def check_kind(name: str, value: Any, kind: type | UnionType, called: str) -> None:
+def check_type(name: str, value: Any, kind: type | UnionType, called: str) -> None:
     """`value` is an instance of `kind`, which a user knows as `called`."""
     if not isinstance(value, kind):
         raise ValueError(f"{name} should be {called}, was {_class_of(value)}")

@@ -4,15 +4,15 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
-from ppl_vae.shared.arguments import Remembers, as_call
+from ppl_vae.shared.arguments import Configurable, constructor_call
 from ppl_vae.shared.checks import check_fraction, check_positive, check_whole
 
 
-class Schedule(Remembers):
+class Schedule(Configurable):
     """A number for each epoch; the first epoch is number 1."""
 
     def __repr__(self) -> str:
-        return as_call(self)
+        return constructor_call(self)
 
     @abstractmethod
     def __call__(self, epoch: Any) -> Any:

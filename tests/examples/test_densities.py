@@ -17,7 +17,7 @@ from example_support import Done, Run, drawn, help_of, refused, trained_nothing
 
 from ppl_vae.data import digits
 from ppl_vae.models import DLGM, SBN, VAE, HierarchicalVAE, LadderVAE, Model
-from ppl_vae.shared.checks import mean_of
+from ppl_vae.shared.checks import to_mean
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.training.history import History
 
@@ -130,7 +130,7 @@ def test_training_on_the_validation_images_too(run: Run, contents_of: Contents) 
         joined = density["load"](density["DensitySettings"](**settings))
         parts = digits(binarisation)
         assert len(joined.train) == len(parts.train) + len(parts.validation)
-        np.testing.assert_array_equal(mean_of(joined.train.x[1097:]), mean_of(parts.validation.x))
+        np.testing.assert_array_equal(to_mean(joined.train.x[1097:]), to_mean(parts.validation.x))
         np.testing.assert_array_equal(joined.train.y[:1097], parts.train.y)
         assert len(joined.validation) == len(parts.validation)
 

@@ -18,7 +18,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
 from ppl_vae.inference.compilation.private_torch import disable_current_modes
-from ppl_vae.shared.arguments import Remembers
+from ppl_vae.shared.arguments import Configurable
 
 LARGE = 2**20
 """Bytes of a NumPy array from which on it counts by its identity, and not by its content."""
@@ -145,11 +145,12 @@ def _held(value: Any) -> tuple[Sequence[Any], Callable[[], Sequence[Any]]] | Non
             value.__code__.co_freevars,
             lambda: [getattr(cell, "cell_contents", None) for cell in cells],
         )
-    opened = isinstance(value, nn.Module | Remembers | ELBO) or _of_a_user(type(value).__module__)
+    module = isinstance(value, nn.Module | Configurable)
+    opened = module or isinstance(value, ELBO) or _of_a_user(type(value).__module__)
     if not opened or isinstance(value, type | Tensor) or not hasattr(value, "__dict__"):
         return None
     held = vars(value)
-    others = {*vars(nn.Module()), "arguments"} if isinstance(value, nn.Module | Remembers) else ()
+    others = {*vars(nn.Module()), "arguments"} if module else ()
     names = [name for name in held if name not in others]
     return names, lambda: list(map(held.get, names))
 

@@ -11,7 +11,7 @@ from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches, as_tuple
 from ppl_vae.inference.objectives.parts.base import Objective, check_objective
 from ppl_vae.models.base import Model, keeping_buffers
-from ppl_vae.shared.checks import as_numpy, check_kind, next_seed, sample_once
+from ppl_vae.shared.checks import as_numpy, check_type, next_seed, sample_once
 from ppl_vae.shared.evaluation.gradients import Moments, check_repeats, statistics
 
 
@@ -64,7 +64,7 @@ def gradient_stats(
         ImportError: pandas is not installed.
     """
     check_objective("objective", objective)
-    check_kind("truth", truth, Objective | Mapping | None, "an objective or gradients by name")
+    check_type("truth", truth, Objective | Mapping | None, "an objective or gradients by name")
     check_repeats(repeats)
     found = Moments(_estimates(objective, model, batch, repeats, seed))
     if isinstance(truth, Objective):

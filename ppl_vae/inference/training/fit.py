@@ -21,7 +21,7 @@ from ppl_vae.inference.training import checkpoints
 from ppl_vae.inference.training.epochs import Epoch
 from ppl_vae.inference.training.trainer import Stepping, Trainer
 from ppl_vae.models.base import Model, evaluating
-from ppl_vae.shared.checks import as_argument, check_compile
+from ppl_vae.shared.checks import check_compile, prefix_errors
 from ppl_vae.shared.schedules import Schedule
 from ppl_vae.shared.training.checkpoints import Checkpoint, locked, remove, resuming
 from ppl_vae.shared.training.history import History, describe_run, fingerprint
@@ -117,7 +117,7 @@ def fit(
     found = processes.device
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
-        with as_argument("validation"):
+        with prefix_errors("validation"):
             given.check(model, *as_tuple(validation))
     settings = {"batch_size": batch_size, **stepping.described(), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)

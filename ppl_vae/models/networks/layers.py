@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppl_vae.shared.arguments import Remembers
+from ppl_vae.shared.arguments import Configurable
 from ppl_vae.shared.checks import check_batch, check_dropout, check_flag, check_hidden, check_whole
 
 ACTIVATIONS = ("softplus", "relu", "tanh", "elu", "leaky_relu", "gelu", "silu", "sigmoid")
 
 
-class Network(Remembers, nn.Module):
+class Network(Configurable, nn.Module):
     """A module that remembers its arguments, so that a model it is injected into can be saved."""
 
     backend: ClassVar[str] = "pyro"

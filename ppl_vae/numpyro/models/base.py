@@ -16,7 +16,7 @@ from numpyro import handlers
 from numpyro.primitives import mutable
 
 from ppl_vae.numpyro.models.networks.layers import Network
-from ppl_vae.shared.checks import as_numpy, check_kind, check_lengths, check_whole, mean_of
+from ppl_vae.shared.checks import as_numpy, check_lengths, check_type, check_whole, to_mean
 from ppl_vae.shared.io import safetensors_file
 from ppl_vae.shared.io.stored_weights import check_arrays, check_sizes
 
@@ -150,7 +150,7 @@ class Model(Network):
 
 def check_model(model: Any) -> None:
     """Raises a ValueError unless `model` is a model/guide pair of this backend."""
-    check_kind("model", model, Model, "a ppl_vae.numpyro Model")
+    check_type("model", model, Model, "a ppl_vae.numpyro Model")
 
 
 class ClassifierMixin:
@@ -165,7 +165,7 @@ class ClassifierMixin:
 
         Of data that are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) the means are taken.
         """
-        x = mean_of(x)
+        x = to_mean(x)
         self.check(x)
         probs: Array = self.classify(as_jax(x)).probs
         return probs

@@ -9,7 +9,7 @@ from jax import Array
 from ppl_vae.numpyro.models.base import as_jax
 from ppl_vae.numpyro.models.networks.conditionals import Conditional
 from ppl_vae.numpyro.models.vae import VAE
-from ppl_vae.shared.checks import mean_of
+from ppl_vae.shared.checks import to_mean
 
 
 class M1(VAE):
@@ -50,7 +50,7 @@ class M1(VAE):
 
         Of data that are drawn anew (`ppl_vae.data.Dynamic`) the means are taken.
         """
-        x = mean_of(x)
+        x = to_mean(x)
         self.check(x)
         q = self.encoder(as_jax(x))  # (3)
         return q.mean, jnp.sqrt(q.variance)

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from ppl_vae.shared.arguments import Remembers
+from ppl_vae.shared.arguments import Configurable
 from ppl_vae.shared.checks import check_at_least, check_choice
 
 Per: TypeAlias = Literal["site", "unit"]
 
 
 @dataclass(frozen=True)
-class FreeBits(Remembers):
+class FreeBits(Configurable):
     """lambda of `ELBO(free_bits=FreeBits(lambda, per))`: a KL term counts as max(lambda, KL).
 
     KL is the mean over the batch, and a term is that of a latent site or of each of its units.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_vae.shared.arguments import Remembers
+from ppl_vae.shared.arguments import Configurable
 from ppl_vae.shared.checks import as_numpy, resampling_distribution
 
 
@@ -54,7 +54,7 @@ def plain(value: Any) -> Any:
     """An argument of a run as a JSON value."""
     if isinstance(value, tuple):
         return list(value)
-    return value.describe() if isinstance(value, Remembers) else value
+    return value.describe() if isinstance(value, Configurable) else value
 
 
 def describe_run(model: Any, objective: Any, data: Any, **settings: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _describe_objective(objective: Any) -> dict[str, Any]:
     """Its class and plain attributes, and likewise of an objective that it holds."""
     about = {}
     for key, value in vars(objective).items():
-        if isinstance(value, bool | int | float | str | list | tuple | Remembers | None):
+        if isinstance(value, bool | int | float | str | list | tuple | Configurable | None):
             about[key] = plain(value)
         elif hasattr(value, "loss_and_state"):
             about[key] = _describe_objective(value)

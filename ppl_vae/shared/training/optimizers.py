@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from ppl_vae.shared.arguments import Remembers
+from ppl_vae.shared.arguments import Configurable
 from ppl_vae.shared.checks import check_at_least, check_positive
 
 
@@ -17,7 +17,7 @@ def _is_factor(value: Any) -> bool:
     return isinstance(value, Real) and 0 <= float(value) < 1
 
 
-class Optimizer(Remembers):
+class Optimizer(Configurable):
     """The settings of a rule; each backend has the rule itself."""
 
 

@@ -10,7 +10,7 @@ import ppl_vae.inference
 from ppl_vae.numpyro.inference import ELBO, fit
 from ppl_vae.numpyro.inference.training.optimizers import Stepping
 from ppl_vae.parity import float64
-from ppl_vae.shared.arguments import Remembers
+from ppl_vae.shared.arguments import Configurable
 from ppl_vae.shared.training.history import plain
 from ppl_vae.shared.training.optimizers import SGD, Adam, Adamax, AdamW, Optimizer
 from ppl_vae.shared.training.turns import Turn
@@ -160,7 +160,7 @@ def test_settings_are_checked(make, says):
 @pytest.mark.parametrize("optimizer", [rule[0] for rule in RULES], ids=name_of)
 def test_settings_are_described(optimizer):
     described = plain(optimizer)
-    again = Remembers.from_description(described)
+    again = Configurable.from_description(described)
     assert again == optimizer
     assert type(again) is type(optimizer)
     assert described != plain(SGD(0.123))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ppl_vae.inference.draws import Program
 from ppl_vae.models.base import check_model
 from ppl_vae.models.svi import show_parameters
-from ppl_vae.shared.arguments import as_call
-from ppl_vae.shared.checks import check_kind, check_whole
+from ppl_vae.shared.arguments import constructor_call
+from ppl_vae.shared.checks import check_type, check_whole
 from ppl_vae.shared.training.turns import Turn
 
 
@@ -37,7 +37,7 @@ class Objective(PyroELBO):
         self._state: Mapping[str, Tensor] = {}
 
     def __repr__(self) -> str:
-        return as_call(self)
+        return constructor_call(self)
 
     @abstractmethod
     def differentiable_loss(
@@ -133,7 +133,7 @@ class Objective(PyroELBO):
 
 def check_objective(name: str, objective: Any) -> None:
     """Raises a ValueError unless `objective` is one of this backend."""
-    check_kind(name, objective, Objective, "a ppl_vae objective")
+    check_type(name, objective, Objective, "a ppl_vae objective")
 
 
 class PyroObjective(Objective):

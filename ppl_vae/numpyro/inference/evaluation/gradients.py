@@ -10,7 +10,7 @@ import numpyro
 from ppl_vae.numpyro.inference.batches import Batches, as_tuple
 from ppl_vae.numpyro.inference.objectives.parts.base import Objective, SharedState, check_objective
 from ppl_vae.numpyro.models.base import Model, buffers, parameters, with_parameters
-from ppl_vae.shared.checks import as_numpy, check_kind, next_seed, sample_once
+from ppl_vae.shared.checks import as_numpy, check_type, next_seed, sample_once
 from ppl_vae.shared.evaluation.gradients import Moments, check_repeats, statistics
 
 
@@ -45,7 +45,7 @@ def gradient_stats(
         ImportError: pandas is not installed.
     """
     check_objective("objective", objective)
-    check_kind("truth", truth, Objective | Mapping | None, "an objective or gradients by name")
+    check_type("truth", truth, Objective | Mapping | None, "an objective or gradients by name")
     check_repeats(repeats)
     found = Moments(_estimates(objective, model, batch, repeats, seed))
     if isinstance(truth, Objective):

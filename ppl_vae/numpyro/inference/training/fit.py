@@ -19,7 +19,7 @@ from ppl_vae.numpyro.inference.training.optimizers import Stepping
 from ppl_vae.numpyro.inference.training.placement import Placement
 from ppl_vae.numpyro.inference.training.trainer import Trainer
 from ppl_vae.numpyro.models.base import Model
-from ppl_vae.shared.checks import as_argument
+from ppl_vae.shared.checks import prefix_errors
 from ppl_vae.shared.schedules import Schedule
 from ppl_vae.shared.training.checkpoints import Checkpoint, locked, remove, resuming
 from ppl_vae.shared.training.history import History, describe_run
@@ -108,7 +108,7 @@ def fit(
     place = Placement.find(device, mesh)
     prepared = given.prepare(model, *arrays)
     if validation is not None and not callable(validation):
-        with as_argument("validation"):
+        with prefix_errors("validation"):
             given.check(model, *as_tuple(validation))
     settings = {"batch_size": batch_size, **stepping.described(), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)

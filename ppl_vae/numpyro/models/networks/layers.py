@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 
-from ppl_vae.shared.arguments import Remembers
+from ppl_vae.shared.arguments import Configurable
 from ppl_vae.shared.checks import check_batch, check_dropout, check_flag, check_hidden, check_whole
 
 
@@ -53,7 +53,7 @@ def _structure(value: Any) -> Any:
     return value
 
 
-class Network(Remembers, eqx.Module):
+class Network(Configurable, eqx.Module):
     """An Equinox module that remembers its arguments, all but the random key."""
 
     backend: ClassVar[str] = "numpyro"

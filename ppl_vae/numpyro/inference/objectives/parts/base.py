@@ -13,8 +13,8 @@ from numpyro.primitives import Messenger
 
 from ppl_vae.numpyro.inference.draws import Program
 from ppl_vae.numpyro.models.base import buffers, check_model
-from ppl_vae.shared.arguments import as_call
-from ppl_vae.shared.checks import check_kind, check_whole
+from ppl_vae.shared.arguments import constructor_call
+from ppl_vae.shared.checks import check_type, check_whole
 from ppl_vae.shared.training.turns import Turn
 
 
@@ -40,7 +40,7 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
         self._state: Mapping[str, Array] = {}
 
     def __repr__(self) -> str:
-        return as_call(self)
+        return constructor_call(self)
 
     @abstractmethod
     def differentiable_loss(
@@ -139,7 +139,7 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
 
 def check_objective(name: str, objective: Any) -> None:
     """Raises a ValueError unless `objective` is one of this backend."""
-    check_kind(name, objective, Objective, "a ppl_vae.numpyro objective")
+    check_type(name, objective, Objective, "a ppl_vae.numpyro objective")
 
 
 class NumPyroObjective(Objective):
