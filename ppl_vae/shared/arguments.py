@@ -1,4 +1,4 @@
-"""The arguments an object was made with, remembered so that a file can make it again."""
+"""Objects that record the arguments of their constructors, so that a file can rebuild them."""
 
 import inspect
 import reprlib
@@ -12,19 +12,19 @@ VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Configurable:
-    """A class whose instances know the arguments of their `__init__`.
+    """A class whose instances record the arguments of their `__init__`.
 
-    `arguments` maps each parameter's name to its value, defaults included. `describe()` is the same
-    as JSON values, in which an argument that itself remembers (an injected network) is written as
+    `arguments` maps each parameter's name to its value, defaults included. `describe()` returns
+    the same as JSON values, in which a configurable argument (an injected network) is written as
     `{"class": name, "arguments": {...}}`; `from_description` is its inverse.
 
     A class is found by its name among the classes that are defined at that moment. A file can
     therefore never import or execute anything, and a model of your own must be defined before its
     file is loaded. `backend` keeps the Pyro and the NumPyro class of one name apart.
 
-    What `__init__` annotates as `bool`, or as networks (`nn.Module | None`, a `Callable`, a
-    `Sequence` of these), is checked when an instance is made: a ValueError names the argument that
-    is something else.
+    Arguments that `__init__` annotates as a flag (`bool`), a network (`nn.Module | None`, a
+    `Callable`) or a `Sequence` of networks are checked before `__init__` runs: a ValueError names
+    the invalid one.
     """
 
     backend: ClassVar[str] = ""
@@ -37,8 +37,8 @@ class Configurable:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        # Copying makes an instance without arguments and then fills in its state: hence "partial".
-        # Wrong arguments are left to __init__, whose own message is the better one.
+        # Copying creates an instance without arguments, then restores its state: hence "partial".
+        # A call that does not fit the signature fails in __init__, with the better message.
         try:
             bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
         except TypeError:
@@ -46,15 +46,15 @@ class Configurable:
         bound.apply_defaults()
         values = dict(list(bound.arguments.items())[1:])
         for name, value in values.items():
-            _check_given(bound.signature.parameters[name], value)
+            _check_annotated(bound.signature.parameters[name], value)
         object.__setattr__(self, "arguments", values)
         return self
 
     def describe(self) -> dict[str, Any]:
-        """The class's name and the arguments, as values that JSON can hold.
+        """Return the class's name and the arguments as JSON values.
 
         Raises:
-            ValueError: an argument is neither a JSON value nor something that remembers.
+            ValueError: an argument is neither a JSON value nor configurable.
         """
         cls = type(self).__name__
         return {
@@ -66,15 +66,15 @@ class Configurable:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], **extra: Any) -> Self:
-        """An instance made with the described arguments.
+        """Return an instance with the described arguments.
 
         Args:
-            description: What `describe()` returned.
+            description: The return value of `describe()`.
             extra: Further arguments that every class of this backend takes (a random key, say).
 
         Raises:
-            ValueError: the description names a class that is not defined or not a kind of this one,
-                or arguments that its `__init__` does not take.
+            ValueError: the description names a class that is not defined or no subclass of this
+                one, or arguments that its `__init__` does not take.
         """
         name = description.get("class") if isinstance(description, Mapping) else None
         arguments = description.get("arguments") if isinstance(description, Mapping) else None
@@ -110,57 +110,66 @@ class Configurable:
         return value
 
 
-def _check_given(parameter: inspect.Parameter, value: Any) -> None:
-    """Flags are True or False; where a network is asked for, nothing else is handed in."""
-    name, annotation = parameter.name, parameter.annotation
-    if value is parameter.default or parameter.kind in VARIABLE:
-        return
-    if annotation is bool:
-        check_flag(name, value)
-    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    of_networks = all(kind is NoneType or _is_of_networks(kind) for kind in kinds)
-    if of_networks and not any(_is_one(value, kind) for kind in kinds):
-        wanted = " or ".join(map(_called, kinds))
-        was = " ".join(reprlib.repr(value).split())  # that of a torch module has many lines
-        raise ValueError(f"{name} should be {wanted}, was {was}")
+def _check_annotated(parameter: inspect.Parameter, value: Any) -> None:
+    """Check a flag, a network or a sequence of networks, as the parameter is annotated.
 
-
-def _is_of_networks(kind: Any) -> bool:
-    """Whether an annotation is a class whose instances are called, or a sequence of such."""
-    if get_origin(kind) is Sequence:
-        return _is_of_networks(get_args(kind)[0])
-    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
-        return get_origin(kind) is Callable
-    return any("__call__" in base.__dict__ for base in kind.__mro__)
-
-
-def _is_one(value: Any, kind: Any) -> bool:
-    """Whether a value is of the kind, in the place of networks."""
-    if get_origin(kind) is Sequence:
-        several = isinstance(value, Iterable) and isinstance(value, Sized)
-        return several and all(_is_one(part, get_args(kind)[0]) for part in value)
-    if get_origin(kind) is Callable:
-        return callable(value) and not isinstance(value, type)  # a network is made before
-    return isinstance(value, kind)
-
-
-def _called(kind: Any) -> str:
-    if get_origin(kind) is Sequence:
-        return f"a sequence of {_called(get_args(kind)[0])}"
-    if kind is NoneType:
-        return "None"
-    return "Callable" if get_origin(kind) is Callable else str(kind.__name__)
-
-
-def constructor_call(made: object) -> str:
-    """`Warmup(epochs=10)`: how an object was made, from the attributes of its arguments' names.
-
-    Arguments that are the defaults are left out.
+    The annotations are read here, and not repeated as calls in each `__init__`, because nearly
+    every model of both backends has such arguments: a new model has nothing to add or to forget.
     """
-    parameters = inspect.signature(type(made)).parameters.values()
-    held = {p.name: repr(getattr(made, p.name)) for p in parameters if hasattr(made, p.name)}
+    name, annotation = parameter.name, parameter.annotation
+    union = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    allowed = value is parameter.default or (value is None and NoneType in union)
+    kinds = [kind for kind in union if kind is not NoneType]
+    if allowed or parameter.kind in VARIABLE or len(kinds) != 1:
+        return  # a class checks `nn.Module | float` itself
+    (kind,) = kinds
+    if kind is bool:
+        check_flag(name, value)
+    elif network := _network_class(kind):
+        _check_network(name, value, network)
+    elif get_origin(kind) is Sequence and (network := _network_class(*get_args(kind))):
+        _check_networks(name, value, network)
+
+
+def _network_class(kind: Any) -> Any:
+    """Return the class to check for if an annotation is `Callable[...]` or a class of callables."""
+    cls = get_origin(kind) or kind
+    protocol = getattr(cls, "_is_protocol", False)  # cannot be checked at run time
+    callables: Any = Callable
+    return cls if isinstance(cls, type) and issubclass(cls, callables) and not protocol else None
+
+
+def _check_network(name: str, value: Any, cls: type) -> None:
+    """Check that `value` is a network, an instance of `cls`, and not a class of networks."""
+    if isinstance(value, type) or not isinstance(value, cls):
+        raise ValueError(f"{name} should be a network ({cls.__name__}), was {_one_line(value)}")
+
+
+def _check_networks(name: str, value: Any, cls: type) -> None:
+    """Check that `value` is a sequence of networks; it may be an `nn.ModuleList`."""
+    several = isinstance(value, Iterable) and isinstance(value, Sized)
+    if not (several and all(isinstance(v, cls) and not isinstance(v, type) for v in value)):
+        raise ValueError(
+            f"{name} should be a sequence of networks ({cls.__name__}), was {_one_line(value)}"
+        )
+
+
+def _one_line(value: Any) -> str:
+    """Return a short repr; the repr of a torch module has many lines."""
+    return " ".join(reprlib.repr(value).split())
+
+
+def constructor_call(instance: object) -> str:
+    """Return `Warmup(epochs=10)`: the call of the constructor, without arguments left at defaults.
+
+    The values are those of the attributes that have the arguments' names.
+    """
+    parameters = inspect.signature(type(instance)).parameters.values()
+    held = {
+        p.name: repr(getattr(instance, p.name)) for p in parameters if hasattr(instance, p.name)
+    }
     other = [p.name for p in parameters if held.get(p.name, repr(p.default)) != repr(p.default)]
-    return f"{type(made).__name__}({', '.join(f'{name}={held[name]}' for name in other)})"
+    return f"{type(instance).__name__}({', '.join(f'{name}={held[name]}' for name in other)})"
 
 
 def _as_json(value: Any, where: str) -> Any:

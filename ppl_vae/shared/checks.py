@@ -1,4 +1,4 @@
-"""Checks of what a user hands in, for both backends: one `ValueError` that names the argument."""
+"""Checks of arguments, for both backends: a `ValueError` names the argument and its value."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,35 +10,35 @@ import numpy as np
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """A numpy view of an array, a torch tensor on any device, or a jax array."""
+    """Return a numpy view of an array, a torch tensor on any device, or a jax array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     return np.asarray(value)
 
 
 def resampling_distribution(value: Any) -> str | None:
-    """The distribution of data that are drawn anew for each batch, or None if they are an array.
+    """Return the distribution of data that are resampled in every batch, or None for an array.
 
     These are `ppl_vae.data.Dynamic` ("bernoulli") and `ppl_vae.data.NormalFeatures` ("normal"):
-    they have `parameters`, what a batch is drawn from, a `mean`, and `sample(seed)`.
+    they have `parameters` of the distribution, a `mean`, and `sample(seed)`.
     """
     return getattr(value, "resampling_distribution", None)
 
 
 def to_mean(value: Any) -> Any:
-    """The means of data that are drawn anew for each batch; an array stands for itself."""
+    """Return the mean of data that are resampled in every batch, and an array as it is."""
     return value.mean if resampling_distribution(value) else value
 
 
 def sample_once(data: tuple[Any, ...], seed: int) -> list[Any]:
-    """`data` with one draw of what is drawn anew, by the seed: the same in both backends."""
+    """Return `data`, with resampled data sampled once: the same sample in both backends."""
     check_seed(seed)
     return [x.sample(seed) if resampling_distribution(x) else x for x in data]
 
 
 @contextmanager
 def prefix_errors(name: str) -> Iterator[None]:
-    """What is said of data within names their argument first, where several arguments hold data."""
+    """Name the argument in errors about data raised within, where several arguments hold data."""
     try:
         yield
     except ValueError as error:
@@ -46,12 +46,14 @@ def prefix_errors(name: str) -> Iterator[None]:
 
 
 def check_lengths(*data: Any) -> int:
-    """The number of data, which all arrays of `data` share and which is not zero."""
+    """Check that all arrays of `data` have the same length, not zero, and return it."""
     if not data:
         raise ValueError("data should be at least one array, was empty")
     for part in data:
         if not getattr(part, "shape", ()):
-            raise ValueError(f"data should be arrays of shape (n, ...), held {_kind(part)}")
+            raise ValueError(
+                f"data should be arrays of shape (n, ...), held {_type_and_shape(part)}"
+            )
     lengths = [len(part) for part in data]
     if len(set(lengths)) != 1:
         raise ValueError(f"data should be arrays of one length, had the lengths {lengths}")
@@ -63,10 +65,10 @@ def check_lengths(*data: Any) -> int:
 def check_matrix(
     name: str, value: Any, dim: int, low: float = -np.inf, high: float = np.inf
 ) -> None:
-    """`value` is a floating (n, dim) array with finite entries in [low, high].
+    """Check that `value` is a floating (n, dim) array with finite entries in [low, high].
 
-    Data that are drawn anew for each batch were checked when they were made, so of these only the
-    shape and the interval they are drawn from are looked at.
+    Data that are resampled in every batch checked their parameters when they were created: only
+    their shape and the support of their distribution are checked here.
     """
     shape = tuple(value.shape)
     if len(shape) != 2 or shape[1] != dim:
@@ -93,7 +95,7 @@ def check_matrix(
 
 
 def check_labels(name: str, value: Any, n_classes: int, *, unlabelled: bool = False) -> None:
-    """`value` is a vector of integer classes 0, ..., n_classes - 1, and maybe -1 (`unlabelled`)."""
+    """Check that `value` is a vector of integer classes; `unlabelled` allows -1."""
     array = as_numpy(value)
     if array.ndim != 1:
         raise ValueError(f"{name} should have shape (n,), had {array.shape}")
@@ -108,7 +110,7 @@ def check_labels(name: str, value: Any, n_classes: int, *, unlabelled: bool = Fa
 
 
 def check_at_least(name: str, value: Any, least: float) -> None:
-    """`value >= least`, and neither NaN nor infinite."""
+    """Check that `value` is a finite number of at least `least`."""
     if not (isinstance(value, Real) and float(value) >= least):
         raise ValueError(f"{name} should be at least {least:g}, was {value!r}")
     if np.isinf(float(value)):
@@ -116,82 +118,68 @@ def check_at_least(name: str, value: Any, least: float) -> None:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """`value` is a finite number above 0."""
+    """Check that `value` is a finite number above 0."""
     if not (isinstance(value, Real) and 0 < float(value) < np.inf):
         raise ValueError(f"{name} should be a positive number, was {value!r}")
 
 
 def check_fraction(name: str, value: Any) -> None:
-    """`value` is a number in [0, 1]."""
+    """Check that `value` is a number in [0, 1]."""
     if not (isinstance(value, Real) and 0 <= float(value) <= 1):
         raise ValueError(f"{name} should be a number in [0, 1], was {value!r}")
 
 
-def check_alpha(alpha: Any) -> None:
-    """`alpha`, of a Renyi bound, is a number other than 1, or minus infinity."""
-    if not (isinstance(alpha, Real) and -np.inf <= float(alpha) < np.inf):
-        raise ValueError(f"alpha should be a number or -inf, was {alpha!r}")
-    if alpha == 1:
-        raise ValueError("alpha should not be 1, of which the limit is the ELBO: use ELBO(k)")
-
-
-def check_order(n: Any) -> None:
-    """`n`, of a chi upper bound, is a finite number above 1."""
-    if not (isinstance(n, Real) and 1 < float(n) < np.inf):
-        raise ValueError(f"n should be a number above 1, was {n!r}")
-
-
-def check_type(name: str, value: Any, kind: type | UnionType, called: str) -> None:
-    """`value` is an instance of `kind`, which a user knows as `called`."""
-    if not isinstance(value, kind):
-        raise ValueError(f"{name} should be {called}, was {_class_of(value)}")
+def check_type(name: str, value: Any, cls: type | UnionType, description: str) -> None:
+    """Check that `value` is an instance of `cls`, which messages call `description`."""
+    if not isinstance(value, cls):
+        raise ValueError(f"{name} should be {description}, was {_type_name(value)}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """`value` is one of the words `choices`."""
+    """Check that `value` is one of the strings `choices`."""
     if not (isinstance(value, str) and value in choices):
         raise ValueError(f"{name} should be {' or '.join(choices)}, was {value!r}")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """`value` is an integer, of any kind but no truth value, and at least `least`."""
+    """Check that `value` is an integer of any type, but no bool, and at least `least`."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not (whole and int(value) >= least):
         raise ValueError(f"{name} should be a whole number of at least {least}, was {value!r}")
 
 
 def check_flag(name: str, value: Any) -> None:
-    """`value` is True or False: what merely counts as one of them is a slip of another argument."""
+    """Check that `value` is True or False, not merely truthy: 1 or "False" is likely a mistake."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} should be True or False, was {value!r}")
 
 
 def check_compile(value: Any) -> None:
-    """`value` says whether something is compiled."""
+    """Check that the argument `compile` is True, False or "auto"."""
     if not (isinstance(value, bool) or (isinstance(value, str) and value == "auto")):
         raise ValueError(f"compile should be True, False or 'auto', was {value!r}")
 
 
 def check_seed(seed: Any) -> None:
-    """`seed` is one that torch, numpy and jax tell from all others."""
+    """Check that torch, numpy and jax distinguish `seed` from all other seeds."""
     check_whole("seed", seed, 0)
     if seed >= 2**32:
         raise ValueError(f"seed should be below 2**32, was {seed!r}")
 
 
 def next_seed(seed: int) -> int:
-    """Another seed, of draws that are independent of those by this one."""
+    """Return another seed, for draws that are independent of those with `seed`."""
     return (seed + 1) % 2**32
 
 
 def check_dims(**dims: Any) -> None:
-    """Sizes of vectors, by the names of their arguments: whole numbers of at least 1."""
+    """Check that sizes of vectors, by argument name, are whole numbers of at least 1."""
     for name, dim in dims.items():
         check_whole(name, dim, 1)
 
 
 def check_hidden(hidden: Any) -> None:
-    """`hidden` is a sequence of the sizes of hidden layers, maybe of none."""
+    """Check that `hidden` is a sequence, possibly empty, of the sizes of hidden layers."""
     if not isinstance(hidden, Sequence):
         raise ValueError(f"hidden should be a sequence of sizes, was {hidden!r}")
     for size in hidden:
@@ -199,14 +187,14 @@ def check_hidden(hidden: Any) -> None:
 
 
 def check_dropout(rates: Any) -> None:
-    """`rates`, of inputs and of hidden units, are two numbers in [0, 1)."""
+    """Check that the rates for inputs and hidden units are two numbers in [0, 1)."""
     pair = isinstance(rates, Sequence) and len(rates) == 2
     if not (pair and all(isinstance(rate, Real) and 0 <= float(rate) < 1 for rate in rates)):
         raise ValueError(f"dropout should be two rates in [0, 1), was {rates!r}")
 
 
 def check_batch(size: int) -> None:
-    """`size` values of each feature have a variance, as batch normalisation asks in training."""
+    """Check that a batch has a variance, which batch normalisation needs in training."""
     if size < 2:
         raise ValueError(
             "batch should hold at least 2 values of each feature for batch normalisation in "
@@ -215,7 +203,7 @@ def check_batch(size: int) -> None:
 
 
 def check_layers(z_dims: Any, hidden: Any) -> None:
-    """There is a layer of latent variables, and hidden layers are given for each."""
+    """Check that there is a layer of latent variables, and a sequence of hidden sizes for each."""
     for name, value in (("z_dims", z_dims), ("hidden", hidden)):
         if not isinstance(value, Sequence):
             raise ValueError(f"{name} should be a sequence with an entry per layer, was {value!r}")
@@ -234,7 +222,7 @@ def check_layers(z_dims: Any, hidden: Any) -> None:
 
 
 def check_condition(name: str, value: Any, dim: int) -> None:
-    """`value` is a finite (n, dim) array, or a vector of integer classes 0, ..., dim - 1."""
+    """Check that `value` is a finite (n, dim) array, or a vector of `dim` integer classes."""
     dtype = None if resampling_distribution(value) else as_numpy(value).dtype
     if dtype is not None and np.issubdtype(dtype, np.integer):
         check_labels(name, value, dim)
@@ -243,7 +231,7 @@ def check_condition(name: str, value: Any, dim: int) -> None:
 
 
 def check_mask(name: str, value: Any, dim: int) -> None:
-    """`value` is a boolean (n, dim) array."""
+    """Check that `value` is a boolean (n, dim) array."""
     array = as_numpy(value)
     if array.ndim != 2 or array.shape[1] != dim:
         raise ValueError(f"{name} should have shape (n, {dim}), had {array.shape}")
@@ -252,19 +240,19 @@ def check_mask(name: str, value: Any, dim: int) -> None:
 
 
 def check_arguments(data: tuple[Any, ...], *forms: tuple[str, ...]) -> None:
-    """`data` are as many arrays as one of `forms` names, all of one length."""
+    """Check that `data` are as many arrays as one of `forms` names, all of one length."""
     check_lengths(*data)
     if len(data) not in [len(form) for form in forms]:
         wanted = " or ".join(f"({', '.join(form)})" for form in forms)
         raise ValueError(f"data should be {wanted}, had {len(data)} arrays")
 
 
-def _class_of(value: Any) -> str:
+def _type_name(value: Any) -> str:
     cls = value if isinstance(value, type) else type(value)
     name = cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
     return f"the class {name}" if isinstance(value, type) else name
 
 
-def _kind(value: Any) -> str:
+def _type_and_shape(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")

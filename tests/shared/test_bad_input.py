@@ -111,9 +111,9 @@ class Own(Network):
 def test_a_class_of_your_own_may_ask_for_other_things() -> None:
     part = MLP(3, (4,))
     Own(part, part, scale=2, callback=len, stack=nn.ModuleList([part]), unset=part)
-    with pytest.raises(ValueError, match="unset should be Module, was 'a'"):
+    with pytest.raises(ValueError, match=r"unset should be a network \(Module\), was 'a'"):
         Own(unset="a")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"stack .*sequence of Module or None, was \[.*, 3\]"):
+    with pytest.raises(ValueError, match=r"stack .*sequence of networks .Module., was \[.*, 3\]"):
         Own(stack=[part, 3])  # type: ignore[list-item]
 
 

@@ -156,11 +156,11 @@ MODELS: dict[str, Row] = {
     ),
     "network-class": (
         lambda b: b.new("VAE", 6, 2, (4,), decoder=b.models.BernoulliNet),
-        "decoder should be (Module|Callable) or None, was <class .*BernoulliNet'>",
+        "decoder should be a network .(Module|Callable)., was <class .*BernoulliNet'>",
     ),
     "networks-number": (
         new("DLGM", 6, (2,), ((4,),), encoders=5),
-        "encoders should be a sequence of (Module|Callable) or None, was 5",
+        "encoders should be a sequence of networks .(Module|Callable)., was 5",
     ),
     "covariance-list": (new("DLGM", 6, (2,), ((4,),), ["full"]), r"covariance .*\['full'\]"),
     "start-at": (
@@ -266,7 +266,7 @@ for _cls, _parts in PARTS.items():
     for _part in _parts:
         MODELS[f"{_part}-{_cls}"] = (
             new(_cls, 6, *AFTER_X_DIM[_cls], **{_part: "a"}),
-            f"{_part} should be (a sequence of )?(Module|Callable) or None, was 'a'",
+            f"{_part} should be a (sequence of )?networks? .(Module|Callable)., was 'a'",
         )
 
 FLAGS_OF_MODELS: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {

@@ -10,7 +10,7 @@ from ppl_vae.inference.objectives.iwae import log_mean_exp
 from ppl_vae.inference.objectives.parts.log_weights import latents, log_guide
 from ppl_vae.inference.objectives.parts.multi_sample import MultiSample
 from ppl_vae.inference.objectives.parts.path_gradients import PathObjective, Paths
-from ppl_vae.shared.checks import check_alpha, check_order
+from ppl_vae.shared.objectives.renyi import check_alpha, check_order
 
 
 class Renyi(MultiSample):

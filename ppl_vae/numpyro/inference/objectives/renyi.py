@@ -11,7 +11,7 @@ from ppl_vae.numpyro.inference.objectives.iwae import log_mean_exp
 from ppl_vae.numpyro.inference.objectives.parts.log_weights import latents
 from ppl_vae.numpyro.inference.objectives.parts.multi_sample import MultiSample
 from ppl_vae.numpyro.inference.objectives.parts.path_gradients import PathObjective, Paths
-from ppl_vae.shared.checks import check_alpha, check_order
+from ppl_vae.shared.objectives.renyi import check_alpha, check_order
 
 
 class Renyi(MultiSample):
