@@ -1,8 +1,7 @@
 """Training by several processes, each on its part of every batch (`torchrun`)."""
 
-import copy
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,8 +14,6 @@ from ppl_vae.inference.batch_sums import Share, total_of
 from ppl_vae.inference.distributed.shared_draws import shared
 from ppl_vae.inference.draws import Program
 from ppl_vae.inference.objectives.parts.base import Objective
-from ppl_vae.inference.objectives.semi_supervised import SemiSupervised
-from ppl_vae.inference.training.lagging import Lagging
 
 T = TypeVar("T")
 
@@ -129,7 +126,7 @@ class Processes:
             return objective.loss_and_state(model, guide, *batch)
         total = torch.zeros((), device=batch[0].device)
         state: dict[str, Tensor] = {}
-        for weight, term, rows in _terms(objective, batch):
+        for weight, term, rows in objective.sums(*batch):
             share = self.share(len(rows[0]))
             own = [part[share.start : share.stop] for part in rows]
             with shared(share) as sites:
@@ -177,27 +174,3 @@ def _prints(tensors: Sequence[Tensor]) -> list[int]:
 
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-
-
-def _terms(
-    objective: Objective, batch: Sequence[Tensor]
-) -> Iterator[tuple[float, Objective, Sequence[Tensor]]]:
-    """Sums over data that a loss is made of: weight, objective and data of each.
-
-    Labelled and unlabelled data of a `SemiSupervised` batch are averaged apart, so each is divided
-    among the processes apart.
-    """
-    inner = objective.objective if isinstance(objective, Lagging) else objective
-    if not isinstance(inner, SemiSupervised):
-        yield 1.0, objective, batch
-        return
-    known, unknown, n_labelled = inner._split(batch[-1])
-    n = len(batch[-1])
-    for which, size, labelled in ((unknown, n - n_labelled, 0), (known, n_labelled, n_labelled)):
-        if size > 0:
-            term = copy.copy(inner)
-            term.labelled_first = labelled
-            if isinstance(objective, Lagging):
-                yield n / size, objective._around(term), [part[which] for part in batch]
-            else:
-                yield n / size, term, [part[which] for part in batch]

@@ -1,7 +1,7 @@
 """Learning from labelled and unlabelled data together."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any, Self
 
@@ -108,6 +108,16 @@ class SemiSupervised(Objective):
             site = draws.guide["y"]
             total = total - self.alpha * (site.scale * site.log_prob).mean()  # (9)
         return n * total
+
+    def sums(self, *data: Tensor) -> Iterator[tuple[float, Self, Sequence[Tensor]]]:
+        """Split a batch into unlabelled and labelled data, whose losses are averaged separately."""
+        n = len(data[-1])
+        known, unknown, n_labelled = self._split(data[-1])
+        for rows, size, labelled in ((unknown, n - n_labelled, 0), (known, n_labelled, n_labelled)):
+            if size > 0:
+                part = copy.copy(self)
+                part.labelled_first = labelled
+                yield n / size, part, [array[rows] for array in data]
 
     def _split(self, y: Tensor) -> tuple[Any, Any, int]:
         """What selects the labelled data and the others, and the number of labelled ones."""

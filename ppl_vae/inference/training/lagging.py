@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -144,6 +144,10 @@ class Lagging(Objective):
         changed = copy.copy(self)
         changed.objective = objective
         return changed
+
+    def sums(self, *data: Any) -> Iterator[tuple[float, Objective, Sequence[Any]]]:
+        for weight, part, rows in self.objective.sums(*data):
+            yield weight, self._around(part), rows
 
     def check(self, model: Any, *data: Any) -> None:
         self.objective.check(model, *data)

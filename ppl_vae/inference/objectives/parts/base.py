@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -102,6 +102,15 @@ class Objective(PyroELBO):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """`differentiable_loss`, and the numbers for the step after this one; `fit` calls it."""
         return self.differentiable_loss(model, guide, *data, **kwargs), {}
+
+    def sums(self, *data: Any) -> Iterator[tuple[float, "Objective", Sequence[Any]]]:
+        """Split the loss of a batch into sums over data, which are divided among processes apart.
+
+        Yields:
+            The weight of a sum, the objective that computes it, and its data. The weighted losses
+            add up to the loss of the batch.
+        """
+        yield 1.0, self, data
 
     def at(self, epoch: int) -> Self:
         """The objective in this epoch (the first is 1); `fit` calls it."""
