@@ -1,4 +1,4 @@
-"""What every Pyro model/guide pair shares: its arguments, its file, its samples."""
+"""The base class of all Pyro model/guide pairs: arguments, files, samples."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,76 +12,75 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from ppl_vae.models.networks.layers import Network
-from ppl_vae.models.svi import _shown_to_svi
-from ppl_vae.shared.checks import as_numpy, check_lengths, check_type, check_whole, to_mean
+from ppl_vae.models.svi import registering_parameters
+from ppl_vae.shared.checks import as_numpy, check_type, check_whole, to_mean
 from ppl_vae.shared.io import safetensors_file
 from ppl_vae.shared.io.stored_weights import check_arrays, check_sizes
+from ppl_vae.shared.model_checks import DataChecks, LabelChecks
 
 
-class Model(Network):
-    """A model p(x, z) and its guide q(z | x): the methods `model(*data)` and `guide(*data)`.
+class Model(DataChecks, Network):
+    """Base class of model/guide pairs: a model p(x, z) and its guide q(z | x) in one module.
 
-    A subclass defines these two, and `check` for its data. Model and guide are one module, so
-    that networks can be shared and `.to(device)`, `state_dict()` and `save` cover both.
+    A subclass defines the Pyro programs `model(*data)` and `guide(*data)`, and `check(*data)` if
+    the default does not fit its data. As model and guide are one module, networks can be shared,
+    and `.to(device)`, `state_dict()` and `save` cover both.
 
     Pyro users: `SVI(m.model, m.guide, pyro.optim.Adam(...), Trace_ELBO())` trains every parameter
-    of `m`. Each instance has names of its own in Pyro's parameter store, which forgets them when
-    the instance is gone; `ppl_vae.inference.fit` does not use the store.
+    of `m`. For this, `model` and `guide` are wrapped when a subclass is defined, so that they
+    register the parameters with Pyro whenever SVI runs them. The wrapping is automatic, and not a
+    decorator, because a forgotten decorator would go unnoticed: SVI would run and train nothing.
+    Each instance has its own names in Pyro's parameter store, and they are removed with the
+    instance. `ppl_vae.inference.fit` does not use the store.
     """
-
-    x_dim: int
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("model", "guide"):
             if name in cls.__dict__:
-                setattr(cls, name, _shown_to_svi(cls.__dict__[name]))
+                setattr(cls, name, registering_parameters(cls.__dict__[name]))
 
     def model(self, *data: Any) -> None:
-        """The generative model, a Pyro program: p(x, z)."""
+        """The generative model p(x, z), a Pyro program."""
         raise TypeError(f"{type(self).__name__} should define model(*data), which it does not")
 
     def guide(self, *data: Any) -> None:
-        """The approximate posterior, a Pyro program: q(z | x)."""
+        """The approximate posterior q(z | x), a Pyro program."""
         raise TypeError(f"{type(self).__name__} should define guide(*data), which it does not")
 
-    def check(self, *data: Any) -> None:
-        """Raises a ValueError that names what is wrong with `data`, the arguments of `model`."""
-        check_lengths(*data)
-
-    @staticmethod
-    def support(network: nn.Module) -> tuple[float, float]:
-        """The interval of values that the distributions of `network` are for."""
-        low, high = getattr(network, "support", (-np.inf, np.inf))
-        return float(low), float(high)
-
     def blank(self, n: int) -> tuple[Tensor, ...]:
-        """Data of size n without content, which tell `sample` the shapes of the observed sites."""
+        """Return n rows of zeros as data, which give `sample` the shapes of the observed sites."""
         return (torch.zeros(n, self.x_dim, device=self.device),)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     def as_tensors(self, *data: Any) -> tuple[Tensor, ...]:
-        """Arrays of any kind as tensors on the model's device, floating ones in its type."""
+        """Return arrays of any kind as tensors on the model's device.
+
+        Floating arrays get the model's floating type, all others become integers (int64).
+        """
         weight = next(self.parameters())
-        parts = [torch.as_tensor(part, device=weight.device) for part in data]
-        return tuple(p.to(weight.dtype) if p.is_floating_point() else p.long() for p in parts)
+        tensors = [torch.as_tensor(array, device=weight.device) for array in data]
+        return tuple(t.to(weight.dtype) if t.is_floating_point() else t.long() for t in tensors)
 
     @torch.no_grad()
     def sample(self, n: int) -> dict[str, Tensor]:
-        """n draws of every site of the model, observed sites included: site -> (n, ...).
+        """Return n draws of every site of the model, observed sites included: site -> (n, ...).
 
-        Like everything that looks at a model and does not train it, in evaluation mode.
+        The model is temporarily switched to evaluation mode, as in all methods that do not train.
         """
         check_whole("n", n, 1)
         return self.simulate(*self.blank(n))
 
     @torch.no_grad()
     def simulate(self, *data: Tensor) -> dict[str, Tensor]:
-        """A draw of every site of the model; of observed sites `data` tell no more than shapes."""
+        """Return a draw of every site of the model given the conditions among `data`.
+
+        Observed sites are drawn too: only the shapes of their data matter.
+        """
         with evaluating(self):
             trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*data)
         nodes: Mapping[str, Any] = trace.nodes
@@ -90,13 +89,14 @@ class Model(Network):
 
     @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor], *data: Any, site: str = "x") -> Tensor:
-        """The mean of p(x | z) at given z: (n, x_dim) for latents of shape (n, ...) by their sites.
+        """Return the mean of p(x | z) at given latents: shape (n, x_dim).
 
         Args:
-            latents: What `sample` returned, say; sites that are not latent are left out.
-            data: The arguments of `model`, of which no more than observed conditions and the
-                shapes matter; by default `blank(n)`.
-            site: The observed site.
+            latents: Values by site name, each of shape (n, ...), such as the draws of `sample`;
+                sites that are not latent are ignored.
+            data: The arguments of `model`, by default `blank(n)`. Only conditions and the shapes
+                of observed sites matter.
+            site: Name of the observed site.
         """
         given = {name: value for name, value in latents.items() if name != site}
         if not given:
@@ -111,7 +111,7 @@ class Model(Network):
 
     @torch.no_grad()
     def reconstruct(self, *data: Tensor | np.ndarray, site: str = "x") -> Tensor:
-        """The mean of p(x | z) with z drawn from the guide: (n, x_dim) for data of n rows."""
+        """Return the mean of p(x | z) with z drawn from the guide: (n, x_dim) for n data."""
         self.check(*data)
         tensors = self.as_tensors(*data)
         with evaluating(self):
@@ -126,20 +126,20 @@ class Model(Network):
         return mean
 
     def save(self, path: str | Path) -> None:
-        """Writes the arguments (JSON, in the header) and the weights to one safetensors file."""
+        """Write the weights and, as JSON in the header, the arguments to one safetensors file."""
         weights = {name: as_numpy(value) for name, value in self.state_dict().items()}
         safetensors_file.write(Path(path), weights, self.describe())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The model that `save` wrote, in this backend or in the other, on the CPU.
+        """Return the model of a file that `save` wrote in either backend, on the CPU.
 
-        `Model.load` takes a file of any model class, `M2.load` one of M2 or its subclasses. A class
-        of your own must be defined before; its `__init__` is called twice, first on torch's device
-        "meta" to compare the shapes, so that a file cannot ask for more memory than it holds.
+        `Model.load` accepts a file of any model class, `M2.load` one of M2 or its subclasses. Your
+        own classes must be defined before. `__init__` is called twice, first on torch's device
+        "meta" to compare the shapes, so that a file cannot request more memory than its own size.
 
         Raises:
-            ValueError: the file is damaged, or holds another class or other weights.
+            ValueError: The file is damaged, or holds another class or other weights.
         """
         weights, description = safetensors_file.read(Path(path))
         with safetensors_file.of_a_model(Path(path)):
@@ -149,10 +149,10 @@ class Model(Network):
             return cls.from_description(description).with_weights(weights)
 
     def with_weights(self, weights: Mapping[str, Any]) -> Self:
-        """Takes over the weights (arrays of any kind, by torch's parameter names), in place.
+        """Load weights in place: arrays of any kind, by torch's parameter names.
 
         Raises:
-            ValueError: a name is missing or unknown, or a shape or kind of number is another one.
+            ValueError: A name is missing or unknown, or a shape or kind of number differs.
         """
         arrays = {name: as_numpy(value) for name, value in weights.items()}
         self._check_weights(arrays)
@@ -163,20 +163,20 @@ class Model(Network):
         check_arrays(type(self).__name__, self.state_dict(), weights)
 
     def _check_file(self, weights: Mapping[str, np.ndarray]) -> None:
-        """The arrays of a file are those of this model, made on the device "meta", and finite."""
+        """Check that a file's arrays are finite and match this model, made on device "meta"."""
         self._check_weights(weights)
-        beside = sum(v.numel() for name, v in self.named_buffers() if name not in weights)
-        check_sizes(beside, weights, [name for name, _ in self.named_parameters()])
+        not_stored = sum(v.numel() for name, v in self.named_buffers() if name not in weights)
+        check_sizes(not_stored, weights, [name for name, _ in self.named_parameters()])
 
 
 def check_model(model: Any) -> None:
-    """Raises a ValueError unless `model` is a model/guide pair of this backend."""
+    """Check that `model` is a model/guide pair of this backend; raises a ValueError if not."""
     check_type("model", model, Model, "a ppl_vae Model")
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts a module into evaluation mode (no dropout, running statistics), and back."""
+    """Switch a module to evaluation mode (no dropout, running statistics) temporarily."""
     training = module.training
     module.eval()
     try:
@@ -187,7 +187,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def keeping_buffers(module: nn.Module) -> Iterator[None]:
-    """Running statistics of a module are afterwards what they were before."""
+    """Restore a module's buffers, such as running statistics, afterwards."""
     before = {name: value.clone() for name, value in module.named_buffers()}
     try:
         yield
@@ -196,18 +196,18 @@ def keeping_buffers(module: nn.Module) -> Iterator[None]:
             value.copy_(before[name])
 
 
-class ClassifierMixin:
-    """Class probabilities from the network `classifier`, under scikit-learn's names."""
+class ClassifierMixin(LabelChecks):
+    """Base class of models with a network `classifier`: class probabilities as in scikit-learn."""
 
     def classify(self: Any, x: Tensor) -> Any:
-        """q(y | x), a distribution over classes for x of shape (n, x_dim)."""
+        """Return q(y | x), a distribution over classes, for x of shape (n, x_dim)."""
         return self.classifier(x)
 
     @torch.no_grad()
     def predict_proba(self: Any, x: Any) -> Tensor:
-        """q(y | x): (n, n_classes) for x of shape (n, x_dim), an array or a tensor.
+        """Return q(y | x), shape (n, n_classes), for an array or tensor of shape (n, x_dim).
 
-        Of data that are drawn anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) the means are taken.
+        Resampled data (`ppl_vae.data.Dynamic`, `NormalFeatures`) are replaced by their means.
         """
         x = to_mean(x)
         self.check(x)
@@ -216,5 +216,5 @@ class ClassifierMixin:
         return probs
 
     def predict(self, x: Any) -> Tensor:
-        """The most probable class: (n,) for x of shape (n, x_dim)."""
+        """Return the most probable class, shape (n,), for x of shape (n, x_dim)."""
         return self.predict_proba(x).argmax(-1)

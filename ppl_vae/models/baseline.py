@@ -1,4 +1,4 @@
-"""Prediction without latent variables."""
+"""Prediction of x from c without latent variables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from ppl_vae.shared.checks import check_dims
 
 
 class Baseline(ConditionalModel):
-    """A network that predicts x from c, without latent variables: a `CVAE`'s first guess.
+    """Network p0(x | c) without latent variables: the baseline of structured prediction.
 
         p0(x | c) = prod_d p(x_d; f_d(c))
 
-    The guide is empty, log p0(x | c) is its own bound, and `ELBO()` is maximum likelihood.
-    Condition, target and mask are those of `GSNN`, which see; entries of x that do not count are
-    not scored.
+    The guide is empty: log p0(x | c) is its own bound, and `ELBO()` is maximum likelihood. For
+    condition, target and mask see `GSNN`; unobserved entries of x are not scored. A trained and
+    frozen baseline gives a `CVAE` its first guess:
 
         first = Baseline(x_dim, c_dim)
         fit(first, (c, x), epochs=5)
@@ -35,9 +35,9 @@ class Baseline(ConditionalModel):
     Args:
         x_dim: Size of a target; targets x have shape (n, x_dim).
         c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes
-            0, ..., c_dim - 1, which the network is given as one-hot vectors.
+            0, ..., c_dim - 1, which are passed to the network as one-hot vectors.
         hidden: Sizes of the hidden layers.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         baseline: p0(x | c), called with c.
     """
 

@@ -1,27 +1,29 @@
 """A classifier as a model without latent variables."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 from torch import Tensor, nn
 
 from ppl_vae.models.base import ClassifierMixin, Model
 from ppl_vae.models.networks.conditionals import CategoricalNet
-from ppl_vae.shared.checks import check_arguments, check_dims, check_labels, check_matrix
+from ppl_vae.shared.checks import check_dims
 
 
 class Classifier(ClassifierMixin, Model):
-    """p(y | x) = Categorical(softmax(f(x))): M2's q(y | x), to be trained on labels alone.
+    """Classifier p(y | x), the supervised baseline of `M2`.
 
-    There is no latent variable, so the guide is empty, log p(y | x) is its own bound, and
-    `ELBO()` is maximum likelihood (the cross-entropy).
+        p(y | x) = Categorical(softmax(f(x)))
+
+    It is the q(y | x) of `M2`, trained on labelled data alone. There is no latent variable, so the
+    guide is empty, log p(y | x) is its own bound, and `ELBO()` is maximum likelihood (the
+    cross-entropy).
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
         hidden: Sizes of the hidden layers.
-        activation: Of the hidden layers.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         classifier: p(y | x), called with x.
     """
 
@@ -45,9 +47,3 @@ class Classifier(ClassifierMixin, Model):
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         pass
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",), ("x", "y"))
-        check_matrix("x", data[0], self.x_dim)
-        for y in data[1:]:
-            check_labels("y", y, self.n_classes)

@@ -1,4 +1,4 @@
-"""What models of x given a condition c share: their data, and draws for given conditions."""
+"""The base class of models of x given a condition c."""
 
 from typing import Any
 
@@ -6,50 +6,36 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_vae.models.base import Model
-from ppl_vae.shared.checks import (
-    check_arguments,
-    check_condition,
-    check_mask,
-    check_matrix,
-    check_whole,
-)
+from ppl_vae.shared.checks import check_condition, check_whole
+from ppl_vae.shared.model_checks import ConditionChecks
 
 
-class ConditionalModel(Model):
-    """A model of targets x given c, whose data are (c, x) or (c, x, mask).
+class ConditionalModel(ConditionChecks, Model):
+    """Base class of models p(x | c) of a target x given a condition c.
 
-    A condition c is a vector or an integer class, a `mask` says which entries of x count (True).
-    A subclass sets `x_dim` and `c_dim`, and defines `check` by `check_conditioned`.
+    The data are (c, x) or (c, x, mask). A condition is a vector or an integer class; the boolean
+    `mask`, of the shape of x, is True for the entries of x that are observed. A subclass sets
+    `x_dim` and `c_dim`, and a `decoder` whose support x must lie in (or it overrides `check`).
     """
 
-    c_dim: int
-
     def vectors(self, c: Tensor) -> Tensor:
-        """c as vectors, shape (n, c_dim): classes as one-hot ones, in the model's floating type."""
+        """Return c as vectors, shape (n, c_dim): classes one-hot, in the model's floating type."""
         if c.is_floating_point():
             return c
         return F.one_hot(c, self.c_dim).to(next(self.parameters()).dtype)
 
     def observe(self, p: dist.Independent, x: Tensor, mask: Tensor | None) -> None:
-        """The site "x" with the distribution p: its log p sums over the entries that count."""
+        """Observe x at site "x" with distribution p; log p sums over the entries in the mask."""
         if mask is not None:
             p = p.base_dist.mask(mask.bool()).to_event(1)
         pyro.sample("x", p, obs=x)
 
-    def counted(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x with zeros in the place of entries that do not count, for the guide to see."""
+    def zero_outside_mask(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return x with its unobserved entries set to zero, as input of the guide."""
         return x if mask is None else torch.where(mask.bool(), x, torch.zeros_like(x))
-
-    def check_conditioned(self, network: nn.Module, *data: Any) -> None:
-        """Raises a ValueError unless `data` are what `network`, which gives p, is trained on."""
-        check_arguments(data, ("c", "x"), ("c", "x", "mask"))
-        check_condition("c", data[0], self.c_dim)
-        check_matrix("x", data[1], self.x_dim, *self.support(network))
-        for mask in data[2:]:
-            check_mask("mask", mask, self.x_dim)
 
     def blank(self, n: int) -> tuple[Tensor, ...]:
         c, x = (torch.zeros(n, dim, device=self.device) for dim in (self.c_dim, self.x_dim))
@@ -57,11 +43,11 @@ class ConditionalModel(Model):
 
     @torch.no_grad()
     def sample(self, n: int, c: Any = None) -> dict[str, Tensor]:
-        """n draws of every site of the model, one for each condition: site -> (n, ...).
+        """Return n draws of every site of the model, one for each condition: site -> (n, ...).
 
         Args:
             n: Number of draws.
-            c: The conditions, n of them (repeat one to draw often); by default vectors of zeros.
+            c: n conditions (repeat a condition for several draws), by default vectors of zeros.
         """
         check_whole("n", n, 1)
         if c is None:

@@ -1,4 +1,4 @@
-"""Conditional models: structured prediction with latent variables."""
+"""Conditional variational autoencoders: structured prediction with latent variables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,38 +12,39 @@ from ppl_vae.shared.checks import check_dims
 
 
 class GSNN(ConditionalModel):
-    """Gaussian stochastic neural network: x given c through a latent variable.
+    """Gaussian stochastic neural network p(z | c) p(x | c, z), whose guide is the prior.
 
         p(x, z | c) = p(z | c) p(x | c, z),    p(z | c) = N(mu(c), diag sigma(c)^2)     (1)
         q(z | c, x) = p(z | c)                                                          (2)
 
-    Its bound, E_{p(z | c)} log p(x | c, z), trains no recognition network; `CVAE` adds one, and
-    `CVAE.gsnn()` gives the pair that shares the other networks with it.
+    Its bound is E_{p(z | c)} log p(x | c, z), and there is no recognition network. `CVAE` adds one,
+    and `CVAE.gsnn()` returns the GSNN that shares the other networks with it.
 
     With a `baseline`, a network p0(x | c) whose mean is a first guess of x, the prior is
-    p(z | c, E_p0[x | c]). Nothing is detached: the guess is trained with the rest, unless the
-    user trained it before and froze its parameters (`requires_grad_(False)`).
+    p(z | c, E_p0[x | c]). Gradients flow into the baseline, so it is trained with the rest unless
+    its parameters are frozen (`requires_grad_(False)`).
 
-    A `mask` says which entries of x count (True), of each datum: the others are neither scored
-    nor seen by the guide, so the bound is that of log p(x[mask] | c).
+    A boolean `mask` of the shape of x is True for observed entries. The other entries are neither
+    scored nor visible to the guide, so the bound is that of log p(x[mask] | c).
 
     References:
         Sohn, Lee & Yan, "Learning structured output representation using deep conditional
         generative models", NeurIPS 2015 (the paper's x is our c, its y our x).
 
     Differs from the paper:
-        The baseline's guess enters by its mean, and in a CVAE the recognition network sees it too;
-        sizes and activation are those of Pyro's example; torch's initialisation.
+        The baseline enters by its mean, and in a CVAE it is an input of the recognition network
+        too; sizes and activation are those of Pyro's example; torch's initialisation.
 
     Args:
         x_dim: Size of a target; targets x have shape (n, x_dim).
         c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes
-            0, ..., c_dim - 1, which networks are given as one-hot vectors.
+            0, ..., c_dim - 1, which are passed to networks as one-hot vectors.
         z_dim: Size of the latent variable.
-        hidden: Hidden layers of the prior (and the encoder); the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
+        hidden: Sizes of the hidden layers of the prior (and the encoder); the decoder has them in
+            reverse order.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         decoder_sees_c: Whether the decoder is p(x | c, z), or p(x | z) alone as in Pyro's example.
-        prior: p(z | c), called with c, and with the guess if there is a baseline.
+        prior: p(z | c), called with c, and with the baseline's mean if there is a baseline.
         decoder: p(x | c, z), called with z, and with c if `decoder_sees_c`.
         baseline: p0(x | c), called with c; only its mean is used.
     """
@@ -64,39 +65,36 @@ class GSNN(ConditionalModel):
         super().__init__()
         check_dims(x_dim=x_dim, c_dim=c_dim, z_dim=z_dim)
         self.x_dim, self.c_dim, self.decoder_sees_c = x_dim, c_dim, decoder_sees_c
-        seen = (c_dim,) if baseline is None else (c_dim, x_dim)
-        self.prior = prior or DiagNormalNet(seen, z_dim, hidden, activation)
+        prior_dims = (c_dim,) if baseline is None else (c_dim, x_dim)
+        self.prior = prior or DiagNormalNet(prior_dims, z_dim, hidden, activation)
         inputs = (z_dim, c_dim) if decoder_sees_c else (z_dim,)
         self.decoder = decoder or BernoulliNet(inputs, x_dim, hidden[::-1], activation)
         self.baseline = baseline
 
     def model(self, c: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", self.prior(*self.seen(c)))  # (1)
+            z = pyro.sample("z", self.prior(*self.prior_inputs(c)))  # (1)
             p = self.decoder(z, self.vectors(c)) if self.decoder_sees_c else self.decoder(z)
             self.observe(p, x, mask)
 
     def guide(self, c: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.prior(*self.seen(c)))  # (2)
+            pyro.sample("z", self.prior(*self.prior_inputs(c)))  # (2)
 
-    def seen(self, c: Tensor) -> tuple[Tensor, ...]:
-        """What the prior (and the encoder) know of c: its vectors, and the baseline's guess."""
+    def prior_inputs(self, c: Tensor) -> tuple[Tensor, ...]:
+        """Return the inputs of the prior: c as vectors, and the baseline's mean if there is one."""
         c = self.vectors(c)
         return (c,) if self.baseline is None else (c, self.baseline(c).mean)
 
-    def check(self, *data: Any) -> None:
-        self.check_conditioned(self.decoder, *data)
-
 
 class CVAE(GSNN):
-    """Conditional variational autoencoder.
+    """Conditional variational autoencoder p(z | c) p(x | c, z), with c a vector or a class.
 
         p(x, z | c) = p(z | c) p(x | c, z),    p(z | c) = N(mu(c), diag sigma(c)^2)     (1)
         q(z | c, x) = N(m(c, x), diag s(c, x)^2)                                        (3)
 
-    Condition, target, baseline and mask are those of `GSNN`, which see; entries of x that do not
-    count are zero for the encoder.
+    For condition, target, baseline and mask see `GSNN`; unobserved entries of x are zero for the
+    encoder.
 
     References:
         Sohn, Lee & Yan, "Learning structured output representation using deep conditional
@@ -109,11 +107,12 @@ class CVAE(GSNN):
         x_dim: Size of a target; targets x have shape (n, x_dim).
         c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes.
         z_dim: Size of the latent variable.
-        hidden: Hidden layers of prior and encoder; the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
+        hidden: Sizes of the hidden layers of prior and encoder; the decoder has them in reverse
+            order.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         decoder_sees_c: Whether the decoder is p(x | c, z), or p(x | z) alone.
-        prior: p(z | c), called with c, and with the guess if there is a baseline.
-        encoder: q(z | c, x), called with x, c, and with the guess if there is a baseline.
+        prior: p(z | c), called with c, and with the baseline's mean if there is a baseline.
+        encoder: q(z | c, x), called with x, c, and with the baseline's mean if there is a baseline.
         decoder: p(x | c, z), called with z, and with c if `decoder_sees_c`.
         baseline: p0(x | c), called with c; only its mean is used.
     """
@@ -132,17 +131,19 @@ class CVAE(GSNN):
         decoder: nn.Module | None = None,
         baseline: nn.Module | None = None,
     ) -> None:
-        parts: dict[str, Any] = {"prior": prior, "decoder": decoder, "baseline": baseline}
-        super().__init__(x_dim, c_dim, z_dim, hidden, activation, decoder_sees_c, **parts)
-        seen = (x_dim, c_dim) if baseline is None else (x_dim, c_dim, x_dim)
-        self.encoder = encoder or DiagNormalNet(seen, z_dim, hidden, activation)
+        networks: dict[str, Any] = {"prior": prior, "decoder": decoder, "baseline": baseline}
+        super().__init__(x_dim, c_dim, z_dim, hidden, activation, decoder_sees_c, **networks)
+        in_dims = (x_dim, c_dim) if baseline is None else (x_dim, c_dim, x_dim)
+        self.encoder = encoder or DiagNormalNet(in_dims, z_dim, hidden, activation)
 
     def guide(self, c: Tensor, x: Tensor, mask: Tensor | None = None) -> None:
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.encoder(self.counted(x, mask), *self.seen(c)))  # (3)
+            pyro.sample(
+                "z", self.encoder(self.zero_outside_mask(x, mask), *self.prior_inputs(c))
+            )  # (3)
 
     def gsnn(self) -> GSNN:
-        """The pair whose guide is the prior; its networks are this model's own."""
+        """Return the pair whose guide is the prior, with the networks of this model."""
         given = {name: v for name, v in self.arguments.items() if name != "encoder"}
-        parts = {"prior": self.prior, "decoder": self.decoder, "baseline": self.baseline}
-        return GSNN(**{**given, **parts})
+        networks = {"prior": self.prior, "decoder": self.decoder, "baseline": self.baseline}
+        return GSNN(**{**given, **networks})

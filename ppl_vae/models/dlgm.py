@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from typing import Any
 
 import pyro
 import torch
@@ -13,13 +12,13 @@ from ppl_vae.models.networks.conditionals import BernoulliNet, DiagNormalNet
 from ppl_vae.models.networks.layers import MLP, Network
 from ppl_vae.models.networks.posteriors import RankOneNormalNet
 from ppl_vae.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_layers, check_matrix
+from ppl_vae.shared.checks import check_dims, check_layers
 
 COVARIANCES = {"diagonal": DiagNormalNet, "rank_one": RankOneNormalNet}
 
 
 class DLGM(Model):
-    """Deep latent Gaussian model with L layers of latent variables, which its guide draws apart.
+    """Deep latent Gaussian model with L layers of noise, and a diagonal or rank-one guide.
 
         xi_l ~ N(0, I),  l = 1, ..., L                                        (1)
         h_L = G_L xi_L                                                        (2)
@@ -28,28 +27,29 @@ class DLGM(Model):
         q(xi | x) = prod_l N(mu_l(x), C_l(x))                                 (5)
 
     C_l is diagonal, or has the precision C_l^-1 = diag(d_l) + u_l u_l^T (`RankOneNormal`). The
-    sites are `xi_1`, nearest the data, to `xi_L`; h_1, ..., h_L are functions of them, not sites.
+    sites are `xi_1`, nearest the data, to `xi_L`, independent in the guide; h_1, ..., h_L are
+    functions of them, not sites.
 
     References:
         Rezende, Mohamed & Wierstra, "Stochastic Backpropagation and Approximate Inference in Deep
         Generative Models", ICML 2014, arXiv:1401.4082.
 
     Differs from the paper:
-        No prior on the weights, p(theta) = N(0, kappa I), and no noise on what q reads;
-        every layer has a recognition network of its own, without weights shared between layers;
+        No prior on the weights, p(theta) = N(0, kappa I), and no noise on the inputs of q;
+        every layer has its own recognition network, without weights shared between layers;
         h_l has the size of xi_l, so G_l is square; the diagonal q has log variances, not log
         precisions (the same distributions); torch's initialisation.
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         z_dims: Sizes of xi_1, ..., xi_L (and of h_1, ..., h_L), nearest the data first.
-        hidden: Hidden layers on the way up from x to h_1, from h_1 to h_2, ...: a sequence of
-            sizes for each layer. The encoder of xi_l has the first l of them one after another;
+        hidden: Sizes of the hidden layers on the way up from x to h_1, from h_1 to h_2, ...: one
+            sequence for each layer. The encoder of xi_l has the first l of them one after another;
             T_0, T_1, ... have one each, in reverse order (an empty one makes T_l linear).
-        covariance: Of q: "rank_one" or "diagonal".
-        activation: Of the hidden layers: "relu", "softplus", "tanh", ...; see `layers.ACTIVATIONS`.
+        covariance: Covariance of q: "rank_one" or "diagonal".
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         batch_norm: Whether hidden layers are normalised; see `layers.BatchNorm`.
-        transforms: T_1, ..., T_{L-1}, called with h_{l+1}, which give the mean of h_l.
+        transforms: T_1, ..., T_{L-1}, called with h_{l+1}; each returns the mean of h_l.
         encoders: N(mu_l(x), C_l(x)) for l = 1, ..., L, called with x.
         decoder: pi(x | T_0(h_1)), called with h_1: T_0 and pi together. `BernoulliNet` (the
             default) for pixels in [0, 1], `DiagNormalNet(z_dims[0], x_dim, hidden[0])` for reals.
@@ -119,13 +119,9 @@ class DLGM(Model):
             for i, encoder in enumerate(self.encoders):
                 pyro.sample(f"xi_{i + 1}", encoder(x))  # (5)
 
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
-
 
 class _Transform(Network):
-    """T(h) = W MLP(h) + b."""
+    """The transformation T(h) = W MLP(h) + b."""
 
     def __init__(
         self, in_dim: int, out_dim: int, hidden: Sequence[int], activation: str, batch_norm: bool
@@ -140,5 +136,5 @@ class _Transform(Network):
 
 
 def _loading(dim: int) -> nn.Parameter:
-    """G, shape (dim, dim), with the initialisation of an `nn.Linear`."""
+    """Return G, shape (dim, dim), initialised like the weight of an `nn.Linear`."""
     return nn.Parameter(torch.empty(dim, dim).uniform_(-(dim**-0.5), dim**-0.5))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import pyro
 from torch import Tensor, nn
@@ -10,17 +9,17 @@ from torch import Tensor, nn
 from ppl_vae.models.base import Model
 from ppl_vae.models.networks.conditionals import BernoulliNet, DiagNormalNet
 from ppl_vae.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_layers, check_matrix
+from ppl_vae.shared.checks import check_dims, check_layers
 
 
 class HierarchicalVAE(Model):
-    """Variational autoencoder with L layers of latent variables, z_1 the nearest to the data.
+    """Variational autoencoder with L layers of latent variables and a bottom-up guide.
 
         p(x, z)  = p(z_L) prod_{l<L} p(z_l | z_{l+1}) p(x | z_1),    p(z_L) = N(0, I)     (1)
         q(z | x) = q(z_1 | x) prod_{l>1} q(z_l | z_{l-1})                                 (2)
 
-    each factor in between diagonal normal. With `skip=True` every z_l is an input of all that lies
-    below it:
+    All conditional distributions of latent variables are diagonal normal, and z_1 is the layer
+    nearest to the data. With `skip=True` every z_l is an input of all layers below it:
 
         p(x, z)  = p(z_L) prod_{l<L} p(z_l | z_{l+1}, ..., z_L) p(x | z_1, ..., z_L)      (3)
 
@@ -32,17 +31,17 @@ class HierarchicalVAE(Model):
 
     Differs from the paper:
         Scales are exp(log_var / 2) (the authors' code of the first: exp of a linear map).
-        The second paper leads one z to every deterministic layer of its decoder; here every z_l is
-        led to all stochastic layers below it, and there enters the first hidden layer.
+        The second paper feeds one z into every deterministic layer of its decoder; here every z_l
+        is an input of all stochastic layers below it, and enters at their first hidden layer.
         torch's initialisation; the output's bias does not start at the mean of the data.
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         z_dims: Sizes of z_1, ..., z_L.
-        hidden: Hidden layers of q(z_1 | x), q(z_2 | z_1), ...: a sequence of sizes for each layer;
-            p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        skip: Whether every z_l is an input of all layers below it; it needs hidden layers.
+        hidden: Sizes of the hidden layers of q(z_1 | x), q(z_2 | z_1), ...: one sequence for each
+            layer; p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
+        skip: Whether every z_l is an input of all layers below it; requires hidden layers.
         batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
             the default decoder; see `layers.BatchNorm`.
         prior: p(z_L), called without inputs.
@@ -92,7 +91,3 @@ class HierarchicalVAE(Model):
             below = x
             for layer, encoder in enumerate(self.encoders, start=1):
                 below = pyro.sample(f"z_{layer}", encoder(below))  # (2)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))

@@ -13,11 +13,11 @@ from ppl_vae.models.base import Model
 from ppl_vae.models.distributions.normal import LogVarNormal, log_var_of
 from ppl_vae.models.networks.conditionals import BernoulliNet, DiagNormalNet
 from ppl_vae.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_layers, check_matrix
+from ppl_vae.shared.checks import check_dims, check_layers
 
 
 class LadderVAE(Model):
-    """Variational autoencoder with L layers of latents whose guide is bottom-up and top-down.
+    """Ladder variational autoencoder: L layers of latent variables, bottom-up and top-down guide.
 
         p(x, z)  = p(z_L) prod_{l<L} p(z_l | z_{l+1}) p(x | z_1),    p(z_L) = N(0, I)     (1)
         d_l      = MLP(d_{l-1}),    d_0 = x                                               (2)
@@ -25,11 +25,11 @@ class LadderVAE(Model):
         q(z | x) = n_L(z_L) prod_{l<L} q(z_l | z_{l+1}, x)                                (4)
         q(z_l | z_{l+1}, x) = merge(n_l, p(z_l | z_{l+1}))                                (5)
 
-    with diagonal normal p(z_l | z_{l+1}) that model and guide share, and `merge` the product of two
-    normal densities: what the data say of z_l is added to what z_{l+1} says of it.
+    The diagonal normal p(z_l | z_{l+1}) is shared by model and guide. `merge` is the product of two
+    normal densities, which weights the bottom-up and the top-down estimate by their precisions.
 
-    With `batch_norm` a step of training runs p(z_l | z_{l+1}) twice on the same z, in guide and
-    model: the result is the same, and its running statistics move twice.
+    With `batch_norm` a training step runs p(z_l | z_{l+1}) twice on the same z, in guide and model.
+    The results are equal, but its running statistics are updated twice.
 
     References:
         Sønderby, Raiko, Maaløe, Sønderby & Winther, "Ladder variational autoencoders", NeurIPS
@@ -39,15 +39,14 @@ class LadderVAE(Model):
         Variances are exp of a linear map (the paper: softplus), as elsewhere in this library.
         torch's initialisation.
         Only hidden layers are normalised (the authors' code: mu_l and sigma_l too, all but x), and
-        evaluation takes running averages (the authors' code: statistics of the training set).
+        evaluation uses running averages (the authors' code: statistics of the training set).
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         z_dims: Sizes of z_1, ..., z_L, z_1 the nearest to the data.
-        hidden: Hidden layers of (2) for l = 1, ..., L: a sequence of sizes for each layer;
+        hidden: Sizes of the hidden layers of (2) for l = 1, ..., L: one sequence for each layer;
             p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
-        activation: Of the hidden layers: "leaky_relu", "tanh", "relu", ...; see
-            `layers.ACTIVATIONS`.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
             the default decoder; see `layers.BatchNorm`.
         prior: p(z_L), called without inputs.
@@ -99,29 +98,25 @@ class LadderVAE(Model):
                 z = pyro.sample(f"z_{layer}", q)
 
     def bottom_up(self, x: Tensor) -> list[dist.Independent]:
-        """n_1, ..., n_L: what x of shape (..., x_dim) says of each layer."""
-        found, d = [], x
+        """Return n_1, ..., n_L, the bottom-up estimates of the layers, x of shape (..., x_dim)."""
+        estimates, d = [], x
         encoder: Any
         for encoder in self.encoders:
             d = encoder.trunk(d)  # (2)
-            found.append(encoder.head(d))  # (3)
-        return found
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
+            estimates.append(encoder.head(d))  # (3)
+        return estimates
 
 
 def merge(a: dist.Independent, b: dist.Independent) -> dist.Independent:
-    """The product of two diagonal normal densities, normalised; batch shapes are broadcast.
+    """Return the normalised product of two diagonal normal densities; batch shapes broadcast.
 
     1 / sigma^2 = 1 / sigma_a^2 + 1 / sigma_b^2,
     mu = sigma^2 (mu_a / sigma_a^2 + mu_b / sigma_b^2).
 
-    Computed of log_var = log sigma^2, as squares of precisions would overflow in the gradient.
+    The computation uses log_var = log sigma^2: squared precisions would overflow in the gradient.
     """
     a, b = a.base_dist, b.base_dist
     log_var = log_var_of(a)
-    less = log_var - log_var_of(b)
-    loc = a.loc * torch.sigmoid(-less) + b.loc * torch.sigmoid(less)
-    return dist.Independent(LogVarNormal(loc, log_var - F.softplus(less)), 1)
+    log_ratio = log_var - log_var_of(b)
+    loc = a.loc * torch.sigmoid(-log_ratio) + b.loc * torch.sigmoid(log_ratio)
+    return dist.Independent(LogVarNormal(loc, log_var - F.softplus(log_ratio)), 1)

@@ -1,4 +1,4 @@
-"""The variational autoencoder as a maker of features."""
+"""The VAE as a feature extractor."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +12,18 @@ from ppl_vae.shared.checks import to_mean
 
 
 class M1(VAE):
-    """The latent-feature discriminative model M1: a VAE, and a classifier of its features.
+    """Latent-feature model M1: a VAE whose latent means are features for any classifier.
 
         p(x, z)  = p(z) p(x | z),    p(z) = N(0, I)                     (1)
         q(z | x) = N(mu(x), diag sigma(x)^2)                            (3)
 
-    The VAE learns from all data, `fit(m1, x)`; the classifier, any of scikit-learn's, from the
-    labelled ones:
+    The VAE is trained on all data, `fit(m1, x)`, and any scikit-learn classifier on the features of
+    the labelled ones:
 
         svm = sklearn.svm.SVC().fit(m1.features(x_labelled)[0], y_labelled)
         y = svm.predict(m1.features(x)[0])
 
-    and `ppl_vae.data.NormalFeatures(*m1.features(x))` are draws of z as data of another model, see
+    `ppl_vae.data.NormalFeatures(*m1.features(x))` are draws of z as the data of another model, see
     `M1M2`.
 
     References:
@@ -32,14 +32,14 @@ class M1(VAE):
         equations 1 and 3; the objective, equation 5, is `ppl_vae.inference.ELBO`.
 
     Differs from the paper:
-        The classifier sees the means of q(z | x), where a transductive SVM saw draws;
+        The classifier is given the means of q(z | x) (the paper: draws, for a transductive SVM);
         no prior on the weights; torch's initialisation (the authors' code: scale 0.001).
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         z_dim: Size of the latent variable, the number of features.
-        hidden: Hidden layers of the encoder; the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
+        hidden: Sizes of the encoder's hidden layers; the decoder has them in reverse order.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         prior: p(z), called without inputs.
         encoder: q(z | x), called with x.
         decoder: p(x | z), called with z.
@@ -62,9 +62,9 @@ class M1(VAE):
 
     @torch.no_grad()
     def features(self, x: Any) -> tuple[Tensor, Tensor]:
-        """Mean and scale of q(z | x), each (n, z_dim), for x of shape (n, x_dim).
+        """Return mean and scale of q(z | x), each (n, z_dim), for x of shape (n, x_dim).
 
-        Of data that are drawn anew (`ppl_vae.data.Dynamic`) the means are taken.
+        Resampled data (`ppl_vae.data.Dynamic`) are replaced by their means.
         """
         x = to_mean(x)
         self.check(x)

@@ -10,27 +10,21 @@ from torch import Tensor, nn
 from ppl_vae.models.base import ClassifierMixin, Model
 from ppl_vae.models.networks.conditionals import BernoulliNet, CategoricalNet, DiagNormalNet
 from ppl_vae.models.networks.priors import StandardNormal, UniformCategorical
-from ppl_vae.shared.checks import (
-    check_arguments,
-    check_dims,
-    check_labels,
-    check_layers,
-    check_matrix,
-)
+from ppl_vae.shared.checks import check_dims, check_layers
 
 
 class M1M2(ClassifierMixin, Model):
-    """The stacked model M1+M2 as one pair, to be trained end to end.
+    """Stacked model M1+M2, p(y) p(z_2) p(z_1 | y, z_2) p(x | z_1), trained end to end.
 
         p(x, z_1, y, z_2) = p(x | z_1) p(z_1 | y, z_2) p(y) p(z_2),   p(z_2) = N(0, I)     (1)
         q(z_1, y, z_2 | x) = q(z_1 | x) q(y | z_1) q(z_2 | z_1, y)                         (2)
 
-    with p(y) uniform. The label y is observed where it is known and else summed over, see
+    p(y) is uniform. The label y is observed where it is known and summed over elsewhere, see
     `ppl_vae.inference.SemiSupervised`. Predictions are q(y | z_1) at the mean of q(z_1 | x).
 
-    The paper trains layer by layer: M1 first, then M2 on draws of M1's q(z_1 | x), made anew in
-    every batch, without the dimensions of z_1 that M1 leaves unused. That is a matter of the data,
-    and M2's own pair:
+    The paper trains layer by layer: first M1, then M2 on draws of M1's q(z_1 | x), resampled in
+    every batch, without the dimensions of z_1 that M1 does not use. This needs no further model,
+    only `NormalFeatures` as the data of `M2`:
 
         fit(m1, x)
         features = NormalFeatures(*m1.features(x))       # of ppl_vae.data
@@ -41,9 +35,9 @@ class M1M2(ClassifierMixin, Model):
         fit(m2, (features.select(active), y), SemiSupervised())
         m2.predict(NormalFeatures(*m1.features(x_test)).select(active))
 
-    It is this pair with M1's networks held fixed: the bound is then M2's at a draw of z_1, plus
-    log p(x | z_1) - log q(z_1 | x), which is constant. It has no form of its own here, because as
-    data q(z_1 | x) is computed once and not in every batch, and its dimensions can be chosen.
+    It equals this pair with M1's networks frozen: the bound is then M2's at a draw of z_1, plus
+    log p(x | z_1) - log q(z_1 | x), which is constant. As data, q(z_1 | x) is computed once instead
+    of in every batch, and its dimensions can be selected.
 
     References:
         Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generative models",
@@ -51,18 +45,18 @@ class M1M2(ClassifierMixin, Model):
 
     Differs from the paper:
         All layers are trained together; q(z_2 | z_1, y) has a scale that depends on y as well as
-        on z_1 (as the authors' code has); p(y) is uniform, and not learned; no prior on the
+        on z_1 (as in the authors' code); p(y) is uniform, and not learned; no prior on the
         weights; torch's initialisation (the authors' code: scale 0.001).
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
         z_dims: Sizes of z_1 and z_2.
-        hidden: Hidden layers of q(z_1 | x), and those of q(y | z_1) and q(z_2 | z_1, y);
-            p(x | z_1) and p(z_1 | y, z_2) have them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
+        hidden: Sizes of the hidden layers of q(z_1 | x), and those of q(y | z_1) and
+            q(z_2 | z_1, y); p(x | z_1) and p(z_1 | y, z_2) have them in reverse order.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         prior: p(z_2), called without inputs.
-        encoder: q(z_1 | x), called with x; that of a trained `M1`, say.
+        encoder: q(z_1 | x), called with x, for example that of a trained `M1`.
         classifier: q(y | z_1), called with z_1.
         encoder_2: q(z_2 | z_1, y), called with z_1 and y as a one-hot vector.
         decoder_2: p(z_1 | y, z_2), called with z_2 and y as a one-hot vector.
@@ -115,15 +109,9 @@ class M1M2(ClassifierMixin, Model):
             pyro.sample("z_2", self.encoder_2(z_1, self.one_hot(y)))  # (2)
 
     def one_hot(self, y: Tensor) -> Tensor:
-        """y as one-hot vectors, shape (*y.shape, n_classes), in the model's floating type."""
+        """Return y as one-hot vectors in the model's floating type: (*y.shape, n_classes)."""
         return F.one_hot(y, self.n_classes).to(self.label_prior.logits.dtype)
 
     def classify(self, x: Tensor) -> Any:
-        """q(y | z_1) at the mean of q(z_1 | x)."""
+        """Return q(y | z_1) at the mean of q(z_1 | x)."""
         return self.classifier(self.encoder(x).mean)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",), ("x", "y"))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
-        for y in data[1:]:
-            check_labels("y", y, self.n_classes)

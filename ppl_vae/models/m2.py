@@ -1,7 +1,6 @@
-"""Semi-supervised learning with a label among the latent variables."""
+"""Semi-supervised learning with the label as a latent variable."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 import torch.nn.functional as F
@@ -10,17 +9,17 @@ from torch import Tensor, nn
 from ppl_vae.models.base import ClassifierMixin, Model
 from ppl_vae.models.networks.conditionals import BernoulliNet, CategoricalNet, DiagNormalNet
 from ppl_vae.models.networks.priors import StandardNormal, UniformCategorical
-from ppl_vae.shared.checks import check_arguments, check_dims, check_labels, check_matrix
+from ppl_vae.shared.checks import check_dims
 
 
 class M2(ClassifierMixin, Model):
-    """The semi-supervised model M2.
+    """Semi-supervised model M2, p(y) p(z) p(x | y, z), whose label is latent where it is unknown.
 
         p(x, y, z)  = p(y) p(z) p(x | y, z),  p(y) uniform, p(z) = N(0, I)     (2)
         q(y, z | x) = q(y | x) q(z | x, y)                                     (4)
 
-    The label y is observed where it is known and else a latent variable that objectives sum over
-    (`infer={"enumerate": "parallel"}`).
+    The label y is observed where it is known, and otherwise a latent variable that objectives sum
+    over (`infer={"enumerate": "parallel"}`).
 
     References:
         Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generative models",
@@ -28,15 +27,16 @@ class M2(ClassifierMixin, Model):
         `ppl_vae.inference.SemiSupervised`.
 
     Differs from the paper:
-        q(z | x, y) has a scale that depends on y as well as on x (as the authors' code has);
+        q(z | x, y) has a scale that depends on y as well as on x (as in the authors' code);
         p(y) is uniform, and not learned; torch's initialisation (the authors' code: scale 0.001).
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
         z_dim: Size of the latent variable ("style").
-        hidden: Hidden layers of the encoder and the classifier; the decoder's are reversed.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
+        hidden: Sizes of the hidden layers of encoder and classifier; the decoder has them in
+            reverse order.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         prior: p(z), called without inputs.
         classifier: q(y | x), called with x.
         encoder: q(z | x, y), called with x and y as a one-hot vector.
@@ -78,11 +78,5 @@ class M2(ClassifierMixin, Model):
             pyro.sample("z", self.encoder(x, self.one_hot(y)))  # (4)
 
     def one_hot(self, y: Tensor) -> Tensor:
-        """y as one-hot vectors, shape (*y.shape, n_classes), in the model's floating type."""
+        """Return y as one-hot vectors in the model's floating type: (*y.shape, n_classes)."""
         return F.one_hot(y, self.n_classes).to(self.label_prior.logits.dtype)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",), ("x", "y"))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
-        for y in data[1:]:
-            check_labels("y", y, self.n_classes)

@@ -1,4 +1,4 @@
-"""The parameters of a module in Pyro's parameter store, for Pyro's own `SVI`."""
+"""Registration of a module's parameters in Pyro's parameter store, for Pyro's own `SVI`."""
 
 import functools
 import itertools
@@ -7,32 +7,34 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
+
+# Private, and the only way to know that SVI collects parameters: Pyro has no public access to the
+# active handlers. tests/models/test_svi.py fails if a release of Pyro renames or empties it.
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import nn
 
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-
-
 _counter = itertools.count()
 
 
-def _shown_to_svi(program: Callable[..., None]) -> Callable[..., None]:
-    """`program`, which shows its module's parameters to Pyro's SVI before it runs."""
+def registering_parameters(program: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a method `model` or `guide` so that it first registers its module's parameters."""
 
     @functools.wraps(program)
-    def shown(self: nn.Module, *data: Any, **kwargs: Any) -> None:
-        show_parameters(self)
+    def wrapped(self: nn.Module, *data: Any, **kwargs: Any) -> None:
+        register_parameters(self)
         return program(self, *data, **kwargs)
 
-    return shown
+    return wrapped
 
 
-def show_parameters(module: nn.Module) -> None:
-    """Shows Pyro's SVI the parameters of a module, if it looks, by names of the instance's own.
+def register_parameters(module: nn.Module) -> None:
+    """Register the parameters of a module with Pyro if SVI is collecting parameters.
 
-    SVI trains what `pyro.param` shows it while it listens with `trace(param_only=True)`. The usual
-    `pyro.module("name", self)` in a model makes every instance share the first one's parameters.
+    SVI trains the `pyro.param` sites that it collects with `trace(param_only=True)`. The names are
+    unique to the instance: with the usual `pyro.module("name", self)` every instance of a class
+    would share the parameters of the first.
     """
     if not any(isinstance(h, TraceMessenger) and h.param_only for h in _PYRO_STACK):
         return

@@ -1,7 +1,6 @@
 """The variational autoencoder."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 from torch import Tensor, nn
@@ -9,11 +8,13 @@ from torch import Tensor, nn
 from ppl_vae.models.base import Model
 from ppl_vae.models.networks.conditionals import BernoulliNet, DiagNormalNet
 from ppl_vae.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_matrix
+from ppl_vae.shared.checks import check_dims
 
 
 class VAE(Model):
-    """Variational autoencoder.
+    """Variational autoencoder p(z) p(x | z) with Bernoulli or Gaussian pixels.
+
+    Prior, encoder and decoder can be replaced.
 
         p(x, z)  = p(z) p(x | z),    p(z) = N(0, I)                     (1)
         q(z | x) = N(mu(x), diag sigma(x)^2)                            (2)
@@ -29,8 +30,8 @@ class VAE(Model):
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         z_dim: Size of the latent variable.
-        hidden: Hidden layers of the encoder; the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
+        hidden: Sizes of the encoder's hidden layers; the decoder has them in reverse order.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         prior: p(z), called without inputs.
         encoder: q(z | x), called with x.
         decoder: p(x | z), called with z. `BernoulliNet` (the default) for pixels in [0, 1],
@@ -63,7 +64,3 @@ class VAE(Model):
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.encoder(x))  # (2)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))

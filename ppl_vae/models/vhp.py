@@ -1,7 +1,6 @@
 """The variational autoencoder with a hierarchical prior."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 from torch import Tensor, nn
@@ -9,35 +8,35 @@ from torch import Tensor, nn
 from ppl_vae.models.base import Model
 from ppl_vae.models.networks.conditionals import BernoulliNet, DiagNormalNet
 from ppl_vae.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_hidden, check_matrix
+from ppl_vae.shared.checks import check_dims, check_hidden
 
 
 class VHP(Model):
-    """Variational autoencoder whose prior is learned, a continuous mixture of normals.
+    """Variational autoencoder with a learned hierarchical prior p(zeta) p(z | zeta).
 
         p(x, z, zeta)  = p(zeta) p(z | zeta) p(x | z),    p(zeta) = N(0, I)               (1)
         q(z, zeta | x) = q(z | x) q(zeta | z)                                             (2)
 
-    p(z | zeta), q(z | x) and q(zeta | z) are diagonal normal. The prior of z is
-    p(z) = int p(z | zeta) p(zeta) dzeta, and q(zeta | z) serves to bound it from below. The
-    paper's objective is `GECO(tolerance, inner=("zeta",), k=...)`; its interpolation along the
-    learned prior is in `ppl_vae.shared.interpolation`.
+    p(z | zeta), q(z | x) and q(zeta | z) are diagonal normal. The prior of z is the continuous
+    mixture p(z) = int p(z | zeta) p(zeta) dzeta, which q(zeta | z) bounds from below. The paper's
+    objective is `GECO(tolerance, inner=("zeta",), k=...)`; its interpolation along the prior is in
+    `ppl_vae.shared.interpolation`.
 
     References:
         Klushyn, Chen, Kurle, Cseke & van der Smagt, "Learning hierarchical priors in VAEs",
         NeurIPS 2019, arXiv:1905.04982 (VHP: variational hierarchical prior).
 
     Differs from the paper:
-        The sizes and the activation are the same in all networks and are not those of one of its
+        All networks have the same sizes and activation, which are not those of one of the paper's
         experiments; torch's initialisation.
 
     Args:
         x_dim: Size of a datum; data have shape (n, x_dim).
         z_dim: Size of z.
         zeta_dim: Size of zeta.
-        hidden: Hidden layers of q(z | x) and of q(zeta | z); p(x | z) and p(z | zeta) have them in
-            reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
+        hidden: Sizes of the hidden layers of q(z | x) and of q(zeta | z); p(x | z) and p(z | zeta)
+            have them in reverse order.
+        activation: Activation of the hidden layers, one of `networks.layers.ACTIVATIONS`.
         hyperprior: p(zeta), called without inputs.
         prior: p(z | zeta), called with zeta.
         encoder: q(z | x), called with x.
@@ -80,7 +79,3 @@ class VHP(Model):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.encoder(x))
             pyro.sample("zeta", self.zeta_encoder(z))  # (2)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))

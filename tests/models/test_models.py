@@ -271,3 +271,30 @@ def test_a_pair_without_annotations_is_loaded(tmp_path: Path) -> None:
     loaded = Unannotated.load(tmp_path / "model")
     assert loaded.arguments == model.arguments == {"x_dim": 6, "hidden": (4,)}
     assert equal(loaded.state_dict(), model.state_dict())
+
+
+class Sum(Model):
+    """A pair of x and y with an `x_dim` and a `decoder`, and without a `check`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x_dim, self.decoder = 3, DiagNormalNet(1, 3, ())
+
+    def model(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", self.decoder(y), obs=x)
+
+    def guide(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        pass
+
+
+def test_the_default_check_is_of_a_model_of_x_alone() -> None:
+    Sum().check(torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"one length, had the lengths \[2, 3\]"):
+        Sum().check(torch.zeros(2, 3), torch.zeros(3, 1))
+    vae = VAE(3, 2, (4,), decoder=DiagNormalNet(2, 3, (4,)))
+    vae.check(torch.full((2, 3), 7.0))
+    with pytest.raises(ValueError, match=r"x should have shape \(n, 3\), had \(2, 5\)"):
+        vae.check(torch.zeros(2, 5))
+    with pytest.raises(ValueError, match=r"data should be \(x\), had 2 arrays"):
+        vae.check(torch.zeros(2, 3), torch.zeros(2, 1))

@@ -244,7 +244,7 @@ def test_samples_codes_and_reconstructions(shape: str) -> None:
     first = model.reconstruct(every_x)
     pyro.set_rng_seed(0)
     z = poutine.trace(model.guide).get_trace(every_x).nodes["z_1"]["value"]
-    expected = model.decoder(model.seen(z)).mean
+    expected = model.decoder(model.as_input(z)).mean
     assert torch.equal(first, expected)
 
 

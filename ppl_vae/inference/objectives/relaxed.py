@@ -163,7 +163,7 @@ class _Relaxing(Messenger):
         name = msg["name"]
         relaxation = RELAXATIONS.get(self.kinds.get(name, ""))
         if relaxation is not None:
-            self.seen[name] = msg["value"] = relaxation.seen(msg["value"], self.hard)
+            self.seen[name] = msg["value"] = relaxation.site_value(msg["value"], self.hard)
 
 
 def _check_used(loss: Tensor, seen: Mapping[str, Tensor]) -> None:

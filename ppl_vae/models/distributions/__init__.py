@@ -1,1 +1,1 @@
-"""Distributions that torch and Pyro lack."""
+"""Distributions that are missing in torch and Pyro."""

@@ -10,14 +10,14 @@ from torch.autograd.function import FunctionCtx
 
 
 class Bernoullis(dist.Independent):
-    """prod_d Bernoulli(x_d | sigmoid(logits_d)): `Bernoulli(logits=logits).to_event(1)`, faster.
+    """Independent Bernoulli distributions: a faster `Bernoulli(logits=logits).to_event(1)`.
 
     The log density is
 
         sum_d x_d logits_d - softplus(logits_d)                                             (1)
 
-    of which the terms, K N D of them for K particles, N data and D pixels, are held once, where
-    torch holds several copies of them: moving these takes more time than computing them.
+    with K N D terms for K particles, N data and D pixels. They are stored once, where torch stores
+    several copies: moving these takes more time than computing them.
 
     Args:
         logits: Shape (..., D).
@@ -37,7 +37,7 @@ class Bernoullis(dist.Independent):
 
 
 class _LogProb(torch.autograd.Function):
-    """(1), for logits and values of one shape."""
+    """Equation (1), for logits and values of one shape."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, logits: Tensor, value: Tensor) -> Tensor:
@@ -48,10 +48,10 @@ class _LogProb(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         logits, value = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
-        of_value = logits * grad if ctx.needs_input_grad[1] else None
+        grad_value = logits * grad if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
-            return None, of_value
+            return None, grad_value
         probs = torch.sigmoid(logits)
-        if torch.is_grad_enabled():  # this gradient may be differentiated again
-            return (value - probs) * grad, of_value
-        return probs.sub_(value).mul_(-grad), of_value
+        if torch.is_grad_enabled():  # create_graph=True: this gradient is differentiated too
+            return (value - probs) * grad, grad_value
+        return probs.sub_(value).mul_(-grad), grad_value

@@ -1,4 +1,4 @@
-"""Concrete distributions: relaxations of discrete ones, as densities of logits."""
+"""Concrete distributions: continuous relaxations of discrete ones, as densities of logits."""
 
 import math
 from abc import abstractmethod
@@ -17,7 +17,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCate
 
 
 class _Relaxation(TorchDistribution):
-    """What both share: logits alpha, a temperature t, and values that never saturate."""
+    """Base class of relaxations with logits alpha and temperature t; values never saturate."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = True
@@ -33,8 +33,11 @@ class _Relaxation(TorchDistribution):
         return type(self)(self.temperature, self.logits.expand(shape))
 
     @classmethod
-    def seen(cls, value: Tensor, hard: bool) -> Tensor:
-        """What a program is given: z, or the nearest discrete value with the gradient of z."""
+    def site_value(cls, value: Tensor, hard: bool) -> Tensor:
+        """Return the value of a relaxed site: z, or if `hard` the nearest discrete value.
+
+        The discrete value has the gradient of z (straight-through).
+        """
         z = cls.relaxed(value)
         return cls.nearest(value) + (z - z.detach()) if hard else z
 
@@ -49,12 +52,12 @@ class _Relaxation(TorchDistribution):
     @staticmethod
     @abstractmethod
     def relaxed(value: Tensor) -> Tensor:
-        """The relaxed variable z of this logit."""
+        """Return the relaxed variable z of this logit."""
 
     @staticmethod
     @abstractmethod
     def nearest(value: Tensor) -> Tensor:
-        """The discrete value that is nearest to z."""
+        """Return the discrete value nearest to z."""
 
 
 class BinConcrete(_Relaxation):
@@ -63,7 +66,7 @@ class BinConcrete(_Relaxation):
         log p(y) = log t + log sigmoid(d) + log sigmoid(-d),   d = alpha - t y
 
     It equals log p(z) + log z + log(1 - z) of the relaxed variable z = sigmoid(y).
-    `torch.distributions.LogitRelaxedBernoulli` cuts logits off at those of 1e-7 in its draws, and
+    `torch.distributions.LogitRelaxedBernoulli` clips the logits of its draws at those of 1e-7, and
     its density overflows.
 
     References:
@@ -78,7 +81,7 @@ class BinConcrete(_Relaxation):
     support = constraints.real
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """The draw that logistic noise makes."""
+        """Return the draw for given logistic noise."""
         return (self.logits + noise) / self.temperature
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -112,14 +115,14 @@ class ExpConcrete(_Relaxation):
 
     Args:
         temperature: t > 0.
-        logits: alpha, log probabilities but for a constant, finite, shape (..., C).
+        logits: alpha, log probabilities up to a constant, finite, shape (..., C).
     """
 
     support = constraints.real_vector
     event_dims = 1
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """The draw that Gumbel noise makes."""
+        """Return the draw for given Gumbel noise."""
         return ((self.logits + noise) / self.temperature).log_softmax(-1)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -147,7 +150,7 @@ RELAXATIONS: dict[str, type[_Relaxation]] = {
 
 
 def kind_of(fn: Distribution) -> str:
-    """What a site is drawn from: a key of `RELAXATIONS`, "continuous", or another discrete kind."""
+    """Return a key of `RELAXATIONS`, "continuous", or the name of another discrete distribution."""
     while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
     for kind in (Bernoulli, Categorical, OneHotCategorical):
@@ -158,7 +161,7 @@ def kind_of(fn: Distribution) -> str:
 
 
 def relax(fn: Any, temperature: float | Tensor) -> Any:
-    """The relaxation of a Bernoulli or categorical distribution, with its shape and its mask."""
+    """Return the relaxation of a Bernoulli or categorical distribution, with its shape and mask."""
     if isinstance(fn, Independent):
         return relax(fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, MaskedDistribution):

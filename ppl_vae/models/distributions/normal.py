@@ -10,17 +10,17 @@ from torch.distributions import Normal, register_kl
 
 
 class LogVarNormal(dist.Normal):
-    """N(loc, exp(log_var)): `Normal(loc, scale)` whose gradients do not overflow before its values.
+    """Normal distribution N(loc, exp(log_var)) whose gradients stay finite where its density is.
 
         log p(x) = -1/2 [((x - loc) exp(-log_var / 2))^2 + log_var + log 2 pi]
 
-    The gradient by a scale is squared distance / scale^3: at a scale of 1e-12 and a distance of 1
-    no single precision number, though the log density and its gradient by log_var, on the way to
-    which it is, are about 1e24.
+    In `Normal(loc, scale)` gradients overflow first: the gradient with respect to the scale is
+    squared distance / scale^3. At a scale of 1e-12 and a distance of 1 it exceeds single precision,
+    though the log density and its gradient with respect to log_var are only about 1e24.
 
     Args:
         loc: The mean.
-        log_var: Log of the variance, broadcasts with loc.
+        log_var: Logarithm of the variance; broadcasts with loc.
     """
 
     log_var: Tensor
@@ -42,21 +42,21 @@ class LogVarNormal(dist.Normal):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        away = (value - self.loc) * (-0.5 * self.log_var).exp()
-        log_prob: Tensor = -0.5 * (away**2 + self.log_var + math.log(2 * math.pi))
+        residual = (value - self.loc) * (-0.5 * self.log_var).exp()
+        log_prob: Tensor = -0.5 * (residual**2 + self.log_var + math.log(2 * math.pi))
         return log_prob
 
 
 def log_var_of(normal: Normal) -> Tensor:
-    """Log of the variance of any normal distribution."""
+    """Return the logarithm of the variance of any normal distribution."""
     return normal.log_var if isinstance(normal, LogVarNormal) else 2 * normal.scale.log()
 
 
 @register_kl(LogVarNormal, Normal)  # type: ignore[untyped-decorator]
 def _kl_normal_normal(q: LogVarNormal, p: Normal) -> Tensor:
-    """Without a ratio of variances, of which there would be no logarithm where it is 0."""
+    """Return KL(q, p) without a ratio of variances, which has no logarithm where it is 0."""
     log_var = log_var_of(p)
-    away = (q.loc - p.loc) * (-0.5 * log_var).exp()
-    less = q.log_var - log_var
-    kl: Tensor = 0.5 * (less.exp() + away**2 - 1 - less)
+    residual = (q.loc - p.loc) * (-0.5 * log_var).exp()
+    log_ratio = q.log_var - log_var
+    kl: Tensor = 0.5 * (log_ratio.exp() + residual**2 - 1 - log_ratio)
     return kl

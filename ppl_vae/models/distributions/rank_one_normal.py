@@ -10,14 +10,14 @@ from torch.distributions import Independent, Normal, constraints, register_kl
 
 
 class RankOneNormal(dist.TorchDistribution):
-    """N(loc, C) with the precision C^-1 = D + u u^T, D = diag(d), in time and memory O(dim).
+    """Normal distribution with precision D + u u^T, D = diag(d), in time and memory O(dim).
 
         C        = D^-1 - eta D^-1 u u^T D^-1,   eta = 1 / (1 + s),   s = u^T D^-1 u    (1)
         log |C|  = log eta - log |D|                                                   (2)
         C        = R R^T,  R = D^-1/2 - [(1 - eta^1/2) / s] D^-1 u u^T D^-1/2          (3)
 
-    A draw is loc + R eps with eps ~ N(0, I). The factor in (3) is computed in a form without the
-    division by s, so that u = 0 is a point like others: the normal with precision D.
+    C is the covariance. A draw is loc + R eps with eps ~ N(0, I). The factor in (3) is computed
+    without the division by s, so that u = 0, the normal with precision D, is no special case.
 
     References:
         Rezende, Mohamed & Wierstra, "Stochastic Backpropagation and Approximate Inference in Deep
@@ -82,14 +82,14 @@ class RankOneNormal(dist.TorchDistribution):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        """C, shape (..., dim, dim)."""
+        """The covariance C, shape (..., dim, dim)."""
         v = self.precision_factor / self.precision_diag
         outer = v[..., :, None] * v[..., None, :]
         return torch.diag_embed(1 / self.precision_diag) - outer / (1 + self._s)[..., None, None]
 
     @property
     def log_det_covariance(self) -> Tensor:
-        """log |C|, shape (...)."""
+        """The log determinant log |C|, shape (...)."""
         return -torch.log1p(self._s) - self.precision_diag.log().sum(-1)  # (2)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -98,16 +98,16 @@ class RankOneNormal(dist.TorchDistribution):
         d, u = self.precision_diag, self.precision_factor
         root = (1 + self._s).sqrt()  # eta^-1/2
         scaled = eps / d.sqrt()
-        along = (u * scaled).sum(-1) / (root * (root + 1))  # (1 - eta^1/2) / s, for s = 0 too
-        draw: Tensor = self.loc + scaled - along[..., None] * u / d  # (3)
+        projection = (u * scaled).sum(-1) / (root * (root + 1))  # (1 - eta^1/2) / s, for s = 0 too
+        draw: Tensor = self.loc + scaled - projection[..., None] * u / d  # (3)
         return draw
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        away = value - self.loc
-        along = (self.precision_factor * away).sum(-1)
-        square = (self.precision_diag * away**2).sum(-1) + along**2
+        residual = value - self.loc
+        projection = (self.precision_factor * residual).sum(-1)
+        square = (self.precision_diag * residual**2).sum(-1) + projection**2
         const = self.event_shape[0] * math.log(2 * math.pi)
         log_prob: Tensor = -0.5 * (const + self.log_det_covariance + square)
         return log_prob
@@ -120,7 +120,10 @@ class RankOneNormal(dist.TorchDistribution):
 
 @register_kl(RankOneNormal, Independent)  # type: ignore[untyped-decorator]
 def _kl_rank_one_normal_and_diag_normal(q: RankOneNormal, p: Independent[Any]) -> Tensor:
-    """0.5 [tr(S^-1 C) + (m - loc)^T S^-1 (m - loc) - dim + log |S| - log |C|], p = N(m, S)."""
+    """Return KL(q, p) for a diagonal normal p = N(m, S).
+
+    0.5 [tr(S^-1 C) + (m - loc)^T S^-1 (m - loc) - dim + log |S| - log |C|]
+    """
     base = p.base_dist
     if not isinstance(base, Normal) or p.event_shape != q.event_shape:
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""Layers, and the trunks of networks that are made of them.
+"""Layers, and the trunks made of them.
 
-Every one accepts any leading dimensions, and several inputs whose leading dimensions broadcast.
+All accept any leading dimensions, and several inputs whose leading dimensions broadcast.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ ACTIVATIONS = ("softplus", "relu", "tanh", "elu", "leaky_relu", "gelu", "silu", 
 
 
 class Network(Configurable, nn.Module):
-    """A module that remembers its arguments, so that a model it is injected into can be saved."""
+    """Base class of modules that remember their arguments, which `Model.save` writes to files."""
 
     backend: ClassVar[str] = "pyro"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A network that takes the place of another is what is saved from then on.
+        # A network that replaces an injected one is saved in its place.
         if name in self.__dict__.get("_modules", {}) and name in self.arguments:
             self.arguments = {**self.arguments, name: value}
         super().__setattr__(name, value)
 
 
 class ConcatLinear(nn.Linear):
-    """W [a, b, ...] + c of the concatenated inputs, computed as W_a a + W_b b + ... + c.
+    """Linear layer on concatenated inputs, W [a, b, ...] + c, computed as W_a a + W_b b + ... + c.
 
-    The concatenation is never made, and the inputs' leading dimensions broadcast after the
-    products: with x of shape (N, D) and ten enumerated classes of shape (10, 1, 1, 10), the product
-    with x is computed once and not once per class. The parameters are those of one `nn.Linear`.
+    The inputs are never concatenated, and their leading dimensions broadcast after the products:
+    with x of shape (N, D) and ten enumerated classes of shape (10, 1, 1, 10), the product with x is
+    computed once and not once per class. The parameters are those of one `nn.Linear`.
     """
 
     def __init__(self, in_dims: Sequence[int], out_dim: int, bias: bool = True) -> None:
@@ -51,11 +51,14 @@ class ConcatLinear(nn.Linear):
 
 
 class BatchNorm(nn.Module):
-    """weight (x - m) / sqrt(v + 1e-5) + bias of each feature, over all leading dimensions of x.
+    """Batch normalisation of each feature over all leading dimensions.
 
-    In training mode m and v are mean and variance of x itself, over data, particles and enumerated
-    values alike, and a tenth of them goes into `running_mean` and `running_var`; in evaluation
-    mode these are m and v. On x of shape (n, dim) it is `torch.nn.BatchNorm1d`.
+        y = weight (x - m) / sqrt(v + 1e-5) + bias
+
+    In training mode m and v are the mean and variance of x itself, over data, particles and
+    enumerated values alike, and `running_mean` and `running_var` move a tenth of the way towards
+    them; in evaluation mode m and v are these running statistics. On x of shape (n, dim) it equals
+    `torch.nn.BatchNorm1d`.
 
     References:
         Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing
@@ -85,18 +88,21 @@ class BatchNorm(nn.Module):
 
 
 class MLP(Network):
-    """h_i = f(W_i h_{i-1} + b_i) for i = 1, ..., len(hidden), with h_0 the concatenated inputs.
+    """Multilayer perceptron of one or several inputs, with dropout and batch normalisation.
 
-    With `batch_norm` h_i = f(BN_i(W_i h_{i-1})): the mean that `BatchNorm` takes away would take
-    away b_i, and its own bias is in the place of it.
+        h_i = f(W_i h_{i-1} + b_i),  i = 1, ..., len(hidden),  h_0 the concatenated inputs
+
+    With `batch_norm` h_i = f(BN_i(W_i h_{i-1})): the bias of `BatchNorm` replaces b_i, which the
+    subtraction of the mean would cancel.
 
     Args:
         in_dims: Size of the input, or the sizes of several inputs.
-        hidden: Sizes of the hidden layers; none gives the inputs back, so only one input may be.
+        hidden: Sizes of the hidden layers. If there are none, the output is the input, and there
+            must be only one input.
         activation: Name of f, the same in `torch.nn.functional` and `jax.nn`.
         dropout: Probabilities with which inputs and hidden units are set to zero in training mode
             (the others are scaled up; Srivastava et al., JMLR 2014).
-        batch_norm: Whether hidden layers are normalised, see `BatchNorm`.
+        batch_norm: Whether hidden layers are normalised; see `BatchNorm`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Distributions of latent variables that depend on nothing: modules called without inputs."""
+"""Distributions of latent variables without inputs: modules called without arguments."""
 
 import pyro.distributions as dist
 import torch
@@ -9,14 +9,14 @@ from ppl_vae.shared.checks import check_whole
 
 
 class StandardNormal(Network):
-    """N(0, I) over z_dim dimensions."""
+    """Standard normal distribution N(0, I) of z_dim dimensions."""
 
     loc: torch.Tensor
 
     def __init__(self, z_dim: int) -> None:
         super().__init__()
         check_whole("z_dim", z_dim, 1)
-        # A buffer, so that it follows the model to its device; not a weight, so not in its file.
+        # A buffer moves with the model to its device; it is not persistent, so not in files.
         self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
 
     def forward(self) -> dist.Independent:
@@ -24,7 +24,7 @@ class StandardNormal(Network):
 
 
 class UniformCategorical(Network):
-    """p(y) = 1 / n_classes for y = 0, ..., n_classes - 1."""
+    """Uniform distribution over n_classes classes, p(y) = 1 / n_classes."""
 
     logits: torch.Tensor
 
@@ -38,7 +38,7 @@ class UniformCategorical(Network):
 
 
 class FactorisedBernoulli(Network):
-    """prod_d Bernoulli(z_d | sigmoid(logits_d)) over z_dim units; the logits are learned."""
+    """Independent Bernoulli distributions of z_dim units with learned logits."""
 
     def __init__(self, z_dim: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class FactorisedBernoulli(Network):
 
 
 class FactorisedCategorical(Network):
-    """prod_d Categorical(z_d | softmax(logits_d)) over z_dim units; the logits are learned."""
+    """Independent categorical distributions of z_dim units with learned logits."""
 
     def __init__(self, z_dim: int, n_categories: int) -> None:
         super().__init__()

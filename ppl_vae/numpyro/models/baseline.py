@@ -1,4 +1,4 @@
-"""Prediction without latent variables."""
+"""See `ppl_vae.models.baseline`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,17 +12,7 @@ from ppl_vae.shared.checks import check_dims
 
 
 class Baseline(ConditionalModel):
-    """p0(x | c) = prod_d p(x_d; f_d(c)), as `ppl_vae.models.Baseline`.
-
-    Args:
-        x_dim: Size of a target; targets x have shape (n, x_dim).
-        c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes
-            0, ..., c_dim - 1, which the network is given as one-hot vectors.
-        hidden: Sizes of the hidden layers.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        baseline: p0(x | c), called with c.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.Baseline`; takes a keyword-only `key`."""
 
     baseline: Conditional
 

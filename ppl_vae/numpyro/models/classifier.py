@@ -1,7 +1,6 @@
-"""A classifier as a model without latent variables."""
+"""See `ppl_vae.models.classifier`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import numpyro
@@ -9,20 +8,11 @@ from jax import Array
 
 from ppl_vae.numpyro.models.base import ClassifierMixin, Model
 from ppl_vae.numpyro.models.networks.conditionals import CategoricalNet, Conditional
-from ppl_vae.shared.checks import check_arguments, check_dims, check_labels, check_matrix
+from ppl_vae.shared.checks import check_dims
 
 
 class Classifier(ClassifierMixin, Model):
-    """p(y | x) = Categorical(softmax(f(x))), as `ppl_vae.models.Classifier`.
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
-        hidden: Sizes of the hidden layers.
-        activation: Of the hidden layers.
-        classifier: p(y | x), called with x.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.Classifier`; takes a keyword-only `key`."""
 
     x_dim: int = eqx.field(static=True)
     n_classes: int = eqx.field(static=True)
@@ -50,9 +40,3 @@ class Classifier(ClassifierMixin, Model):
 
     def guide(self, x: Array, y: Array | None = None) -> None:
         pass
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",), ("x", "y"))
-        check_matrix("x", data[0], self.x_dim)
-        for y in data[1:]:
-            check_labels("y", y, self.n_classes)

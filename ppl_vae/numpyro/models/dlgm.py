@@ -1,8 +1,7 @@
-"""The deep latent Gaussian model."""
+"""See `ppl_vae.models.dlgm`."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,7 +13,7 @@ from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet, Condition
 from ppl_vae.numpyro.models.networks.layers import MLP, Linear, Network
 from ppl_vae.numpyro.models.networks.posteriors import RankOneNormalNet
 from ppl_vae.numpyro.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_layers, check_matrix
+from ppl_vae.shared.checks import check_dims, check_layers
 
 COVARIANCES: dict[str, Callable[..., Conditional]] = {
     "diagonal": DiagNormalNet,
@@ -23,28 +22,7 @@ COVARIANCES: dict[str, Callable[..., Conditional]] = {
 
 
 class DLGM(Model):
-    """Deep latent Gaussian model with L layers, as `ppl_vae.models.DLGM`.
-
-        xi_l ~ N(0, I),  l = 1, ..., L                                        (1)
-        h_L = G_L xi_L                                                        (2)
-        h_l = T_l(h_{l+1}) + G_l xi_l,  l = 1, ..., L - 1                     (3)
-        x ~ pi(x | T_0(h_1))                                                  (4)
-        q(xi | x) = prod_l N(mu_l(x), C_l(x))                                 (5)
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        z_dims: Sizes of xi_1, ..., xi_L (and of h_1, ..., h_L), nearest the data first.
-        hidden: Hidden layers on the way up from x to h_1, from h_1 to h_2, ...: a sequence of
-            sizes for each layer. The encoder of xi_l has the first l of them one after another;
-            T_0, T_1, ... have one each, in reverse order (an empty one makes T_l linear).
-        covariance: Of q: "rank_one" or "diagonal".
-        activation: Of the hidden layers: "relu", "softplus", "tanh", ...; see `layers.ACTIVATIONS`.
-        batch_norm: Whether hidden layers are normalised; see `layers.BatchNorm`.
-        transforms: T_1, ..., T_{L-1}, called with h_{l+1}, which give the mean of h_l.
-        encoders: N(mu_l(x), C_l(x)) for l = 1, ..., L, called with x.
-        decoder: pi(x | T_0(h_1)), called with h_1: T_0 and pi together.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.DLGM`; takes a keyword-only `key`."""
 
     x_dim: int = eqx.field(static=True)
     priors: tuple[StandardNormal, ...]
@@ -126,13 +104,9 @@ class DLGM(Model):
             for i, encoder in enumerate(self.encoders):
                 numpyro.sample(f"xi_{i + 1}", encoder(x))  # (5)
 
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
-
 
 class _Transform(Network):
-    """T(h) = W MLP(h) + b."""
+    """See `ppl_vae.models.dlgm._Transform`."""
 
     trunk: MLP
     out: Linear
@@ -156,5 +130,5 @@ class _Transform(Network):
 
 
 def _loading(dim: int, key: Array) -> Array:
-    """G, shape (dim, dim), with the initialisation of a `Linear`."""
+    """See `ppl_vae.models.dlgm._loading`."""
     return jax.random.uniform(key, (dim, dim), minval=-(dim**-0.5), maxval=dim**-0.5)

@@ -1,8 +1,7 @@
-"""The variational autoencoder with several layers of latent variables."""
+"""See `ppl_vae.models.hierarchical_vae`."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,32 +11,11 @@ from jax import Array
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_layers, check_matrix
+from ppl_vae.shared.checks import check_dims, check_layers
 
 
 class HierarchicalVAE(Model):
-    """Variational autoencoder with L layers of latents, as `ppl_vae.models.HierarchicalVAE`.
-
-        p(x, z)  = p(z_L) prod_{l<L} p(z_l | z_{l+1}) p(x | z_1),    p(z_L) = N(0, I)     (1)
-        q(z | x) = q(z_1 | x) prod_{l>1} q(z_l | z_{l-1})                                 (2)
-
-    and with `skip=True`
-
-        p(x, z)  = p(z_L) prod_{l<L} p(z_l | z_{l+1}, ..., z_L) p(x | z_1, ..., z_L)      (3)
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        z_dims: Sizes of z_1, ..., z_L.
-        hidden: Hidden layers of q(z_1 | x), q(z_2 | z_1), ...: a sequence of sizes for each layer;
-            p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        skip: Whether every z_l is an input of all layers below it; it needs hidden layers.
-        batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
-            the default decoder; see `layers.BatchNorm`.
-        prior: p(z_L), called without inputs.
-        decoder: p(x | z_1), called with z_1, and if `skip` p(x | z_1, ..., z_L), called with all.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.HierarchicalVAE`; takes a keyword-only `key`."""
 
     x_dim: int = eqx.field(static=True)
     skip: bool = eqx.field(static=True)
@@ -91,7 +69,3 @@ class HierarchicalVAE(Model):
             below = x
             for layer, encoder in enumerate(self.encoders, start=1):
                 below = numpyro.sample(f"z_{layer}", encoder(below))  # (2)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))

@@ -1,7 +1,6 @@
-"""The ladder variational autoencoder."""
+"""See `ppl_vae.models.ladder_vae`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,31 +12,11 @@ from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.distributions.normal import LogVarNormal, log_var_of
 from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_layers, check_matrix
+from ppl_vae.shared.checks import check_dims, check_layers
 
 
 class LadderVAE(Model):
-    """Variational autoencoder with a bottom-up and top-down guide, as `ppl_vae.models.LadderVAE`.
-
-        p(x, z)  = p(z_L) prod_{l<L} p(z_l | z_{l+1}) p(x | z_1),    p(z_L) = N(0, I)     (1)
-        d_l      = MLP(d_{l-1}),    d_0 = x                                               (2)
-        n_l      = N(mu_l(d_l), diag sigma_l(d_l)^2)                                      (3)
-        q(z | x) = n_L(z_L) prod_{l<L} q(z_l | z_{l+1}, x)                                (4)
-        q(z_l | z_{l+1}, x) = merge(n_l, p(z_l | z_{l+1}))                                (5)
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        z_dims: Sizes of z_1, ..., z_L, z_1 the nearest to the data.
-        hidden: Hidden layers of (2) for l = 1, ..., L: a sequence of sizes for each layer;
-            p(x | z_1), p(z_1 | z_2), ... have them in reverse order.
-        activation: Of the hidden layers: "leaky_relu", "tanh", "relu", ...; see
-            `layers.ACTIVATIONS`.
-        batch_norm: Whether hidden layers are normalised, those of `encoders`, `conditionals` and
-            the default decoder; see `layers.BatchNorm`.
-        prior: p(z_L), called without inputs.
-        decoder: p(x | z_1), called with z_1.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.LadderVAE`; takes a keyword-only `key`."""
 
     x_dim: int = eqx.field(static=True)
     n_layers: int = eqx.field(static=True)
@@ -95,28 +74,18 @@ class LadderVAE(Model):
                 z = numpyro.sample(f"z_{layer}", q)
 
     def bottom_up(self, x: Array) -> list[dist.Distribution]:
-        """n_1, ..., n_L: what x of shape (..., x_dim) says of each layer."""
-        found, d = [], x
+        """See `ppl_vae.models.LadderVAE.bottom_up`."""
+        estimates, d = [], x
         for encoder in self.encoders:
             d = encoder.trunk(d)  # (2)
-            found.append(encoder.head(d))  # (3)
-        return found
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
+            estimates.append(encoder.head(d))  # (3)
+        return estimates
 
 
 def merge(a: dist.Distribution, b: dist.Distribution) -> dist.Distribution:
-    """The product of two diagonal normal densities, normalised; batch shapes are broadcast.
-
-    1 / sigma^2 = 1 / sigma_a^2 + 1 / sigma_b^2,
-    mu = sigma^2 (mu_a / sigma_a^2 + mu_b / sigma_b^2).
-
-    Computed of log_var = log sigma^2, as squares of precisions would overflow in the gradient.
-    """
+    """See `ppl_vae.models.ladder_vae.merge`."""
     a, b = a.base_dist, b.base_dist
     log_var = log_var_of(a)
-    less = log_var - log_var_of(b)
-    loc = a.loc * jax.nn.sigmoid(-less) + b.loc * jax.nn.sigmoid(less)
-    return LogVarNormal(loc, log_var - jax.nn.softplus(less)).to_event(1)
+    log_ratio = log_var - log_var_of(b)
+    loc = a.loc * jax.nn.sigmoid(-log_ratio) + b.loc * jax.nn.sigmoid(log_ratio)
+    return LogVarNormal(loc, log_var - jax.nn.softplus(log_ratio)).to_event(1)

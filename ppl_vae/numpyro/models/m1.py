@@ -1,4 +1,4 @@
-"""The variational autoencoder as a maker of features."""
+"""See `ppl_vae.models.m1`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,21 +13,7 @@ from ppl_vae.shared.checks import to_mean
 
 
 class M1(VAE):
-    """The latent-feature discriminative model M1, as `ppl_vae.models.M1`.
-
-        p(x, z)  = p(z) p(x | z),    p(z) = N(0, I)                     (1)
-        q(z | x) = N(mu(x), diag sigma(x)^2)                            (3)
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        z_dim: Size of the latent variable, the number of features.
-        hidden: Hidden layers of the encoder; the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        prior: p(z), called without inputs.
-        encoder: q(z | x), called with x.
-        decoder: p(x | z), called with z.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.M1`; takes a keyword-only `key`."""
 
     def __init__(
         self,
@@ -46,10 +32,7 @@ class M1(VAE):
         )
 
     def features(self, x: Any) -> tuple[Array, Array]:
-        """Mean and scale of q(z | x), each (n, z_dim), for x of shape (n, x_dim).
-
-        Of data that are drawn anew (`ppl_vae.data.Dynamic`) the means are taken.
-        """
+        """See `ppl_vae.models.M1.features`."""
         x = to_mean(x)
         self.check(x)
         q = self.encoder(as_jax(x))  # (3)

@@ -1,4 +1,4 @@
-"""Semi-supervised learning with M2 on top of M1."""
+"""See `ppl_vae.models.m1_m2`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,36 +16,11 @@ from ppl_vae.numpyro.models.networks.conditionals import (
     DiagNormalNet,
 )
 from ppl_vae.numpyro.models.networks.priors import StandardNormal, UniformCategorical
-from ppl_vae.shared.checks import (
-    check_arguments,
-    check_dims,
-    check_labels,
-    check_layers,
-    check_matrix,
-)
+from ppl_vae.shared.checks import check_dims, check_layers
 
 
 class M1M2(ClassifierMixin, Model):
-    """The stacked model M1+M2 as one pair, as `ppl_vae.models.M1M2`.
-
-        p(x, z_1, y, z_2) = p(x | z_1) p(z_1 | y, z_2) p(y) p(z_2),   p(z_2) = N(0, I)     (1)
-        q(z_1, y, z_2 | x) = q(z_1 | x) q(y | z_1) q(z_2 | z_1, y)                         (2)
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
-        z_dims: Sizes of z_1 and z_2.
-        hidden: Hidden layers of q(z_1 | x), and those of q(y | z_1) and q(z_2 | z_1, y);
-            p(x | z_1) and p(z_1 | y, z_2) have them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        prior: p(z_2), called without inputs.
-        encoder: q(z_1 | x), called with x; that of a trained `M1`, say.
-        classifier: q(y | z_1), called with z_1.
-        encoder_2: q(z_2 | z_1, y), called with z_1 and y as a one-hot vector.
-        decoder_2: p(z_1 | y, z_2), called with z_2 and y as a one-hot vector.
-        decoder: p(x | z_1), called with z_1.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.M1M2`; takes a keyword-only `key`."""
 
     x_dim: int = eqx.field(static=True)
     n_classes: int = eqx.field(static=True)
@@ -109,15 +84,9 @@ class M1M2(ClassifierMixin, Model):
             numpyro.sample("z_2", self.encoder_2(z_1, self.one_hot(y)))  # (2)
 
     def one_hot(self, y: Array) -> Array:
-        """y as one-hot vectors, shape (*y.shape, n_classes)."""
+        """See `ppl_vae.models.M1M2.one_hot`."""
         return jax.nn.one_hot(y, self.n_classes)
 
     def classify(self, x: Array) -> Any:
-        """q(y | z_1) at the mean of q(z_1 | x)."""
+        """See `ppl_vae.models.M1M2.classify`."""
         return self.classifier(self.encoder(x).mean)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",), ("x", "y"))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
-        for y in data[1:]:
-            check_labels("y", y, self.n_classes)

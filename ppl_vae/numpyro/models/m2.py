@@ -1,7 +1,6 @@
-"""Semi-supervised learning with a label among the latent variables."""
+"""See `ppl_vae.models.m2`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,27 +15,11 @@ from ppl_vae.numpyro.models.networks.conditionals import (
     DiagNormalNet,
 )
 from ppl_vae.numpyro.models.networks.priors import StandardNormal, UniformCategorical
-from ppl_vae.shared.checks import check_arguments, check_dims, check_labels, check_matrix
+from ppl_vae.shared.checks import check_dims
 
 
 class M2(ClassifierMixin, Model):
-    """The semi-supervised model M2, as `ppl_vae.models.M2`.
-
-        p(x, y, z)  = p(y) p(z) p(x | y, z),  p(y) uniform, p(z) = N(0, I)     (2)
-        q(y, z | x) = q(y | x) q(z | x, y)                                     (4)
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        n_classes: Number of classes; labels have shape (n,) and values 0, ..., n_classes - 1.
-        z_dim: Size of the latent variable ("style").
-        hidden: Hidden layers of the encoder and the classifier; the decoder's are reversed.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        prior: p(z), called without inputs.
-        classifier: q(y | x), called with x.
-        encoder: q(z | x, y), called with x and y as a one-hot vector.
-        decoder: p(x | z, y), called with z and y as a one-hot vector.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.M2`; takes a keyword-only `key`."""
 
     x_dim: int = eqx.field(static=True)
     n_classes: int = eqx.field(static=True)
@@ -88,11 +71,5 @@ class M2(ClassifierMixin, Model):
             numpyro.sample("z", self.encoder(x, self.one_hot(y)))  # (4)
 
     def one_hot(self, y: Array) -> Array:
-        """y as one-hot vectors, shape (*y.shape, n_classes)."""
+        """See `ppl_vae.models.M2.one_hot`."""
         return jax.nn.one_hot(y, self.n_classes)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",), ("x", "y"))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
-        for y in data[1:]:
-            check_labels("y", y, self.n_classes)

@@ -1,4 +1,4 @@
-"""Sigmoid belief networks: layers of binary or categorical latent variables."""
+"""See `ppl_vae.models.sbn`."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,17 +18,11 @@ from ppl_vae.numpyro.models.networks.conditionals import (
     FactorisedCategoricalNet,
 )
 from ppl_vae.numpyro.models.networks.priors import FactorisedBernoulli, FactorisedCategorical
-from ppl_vae.shared.checks import (
-    check_arguments,
-    check_dims,
-    check_layers,
-    check_matrix,
-    check_whole,
-)
+from ppl_vae.shared.checks import check_dims, check_layers, check_whole
 
 
-class _Layers(Model):
-    """Layers of discrete latents: their networks, and the chains of draws down and up."""
+class _DiscreteLayers(Model):
+    """See `ppl_vae.models.sbn._DiscreteLayers`."""
 
     x_dim: int = eqx.field(static=True)
     n_categories: int = eqx.field(static=True)
@@ -58,20 +52,20 @@ class _Layers(Model):
         check_whole("n_categories", n_categories, 2)
         self.x_dim, self.n_categories, self.n_layers = x_dim, n_categories, len(z_dims)
         sizes = [z_dim if n_categories == 2 else z_dim * n_categories for z_dim in z_dims]
-        settings = (activation, n_categories)
+        shared = (activation, n_categories)
         for_decoder, for_prior, *keys = jax.random.split(key, 2 * len(z_dims) + 1)
         if c_dim:
             layers = hidden[-1][::-1]
-            self.prior = prior or _net(c_dim, z_dims[-1], layers, *settings, key=for_prior)
+            self.prior = prior or _conditional(c_dim, z_dims[-1], layers, *shared, key=for_prior)
         else:
-            self.prior = prior or _marginal(z_dims[-1], n_categories)
+            self.prior = prior or _prior(z_dims[-1], n_categories)
         self.encoders = tuple(  # q(z_1 | x), q(z_2 | z_1), ...
-            _net(below + c_dim, z_dim, layers, *settings, key=keys.pop())
+            _conditional(below + c_dim, z_dim, layers, *shared, key=keys.pop())
             for below, z_dim, layers in zip((x_dim, *sizes[:-1]), z_dims, hidden, strict=True)
             if recognition
         )
         self.conditionals = tuple(  # p(z_1 | z_2), p(z_2 | z_3), ...
-            _net(above, z_dim, layers[::-1], *settings, key=keys.pop())
+            _conditional(above, z_dim, layers[::-1], *shared, key=keys.pop())
             for (z_dim, _), above, layers in zip(
                 pairwise(z_dims), sizes[1:], hidden[1:], strict=True
             )
@@ -80,25 +74,24 @@ class _Layers(Model):
             sizes[0], x_dim, hidden[0][::-1], activation, key=for_decoder
         )
 
-    def downwards(self, *conditions: Array) -> Array:
-        """Draws z_L given the conditions, z_{L-1} given z_L, ..., z_1: what networks see of z_1."""
-        z = self.seen(numpyro.sample(f"z_{self.n_layers}", self.prior(*conditions)))
+    def sample_top_down(self, *conditions: Array) -> Array:
+        """See `ppl_vae.models.sbn._DiscreteLayers.sample_top_down`."""
+        z = self.as_input(numpyro.sample(f"z_{self.n_layers}", self.prior(*conditions)))
         for layer in range(self.n_layers - 1, 0, -1):
-            z = self.seen(numpyro.sample(f"z_{layer}", self.conditionals[layer - 1](z)))
+            z = self.as_input(numpyro.sample(f"z_{layer}", self.conditionals[layer - 1](z)))
         return z
 
-    def upwards(self, x: Array, *conditions: Array) -> None:
-        """Draws z_1 given x, z_2 given z_1, ..., z_L, each given the conditions too."""
+    def sample_bottom_up(self, x: Array, *conditions: Array) -> None:
+        """See `ppl_vae.models.sbn._DiscreteLayers.sample_bottom_up`."""
         z = x
         for layer, encoder in enumerate(self.encoders, start=1):
             others = [jnp.broadcast_to(c, (*z.shape[:-1], c.shape[-1])) for c in conditions]
-            z = self.seen(numpyro.sample(f"z_{layer}", encoder(jnp.concatenate([z, *others], -1))))
+            z = self.as_input(
+                numpyro.sample(f"z_{layer}", encoder(jnp.concatenate([z, *others], -1)))
+            )
 
-    def seen(self, z: Array) -> Array:
-        """What networks see of a layer: 0 and 1, or the one-hot vectors of its categories.
-
-        Relaxed values (`Relaxed`) are floating, and of categories already such vectors.
-        """
+    def as_input(self, z: Array) -> Array:
+        """See `ppl_vae.models.sbn._DiscreteLayers.as_input`."""
         if self.n_categories == 2:
             return z.astype(float)
         floating = jnp.issubdtype(z.dtype, jnp.floating)
@@ -106,7 +99,7 @@ class _Layers(Model):
         return one_hot.reshape(*one_hot.shape[:-2], -1)
 
 
-def _net(
+def _conditional(
     in_dim: int,
     out_dim: int,
     hidden: Sequence[int],
@@ -120,30 +113,14 @@ def _net(
     return FactorisedCategoricalNet(in_dim, out_dim, n_categories, hidden, activation, key=key)
 
 
-def _marginal(z_dim: int, n_categories: int) -> Conditional:
+def _prior(z_dim: int, n_categories: int) -> Conditional:
     if n_categories == 2:
         return FactorisedBernoulli(z_dim)
     return FactorisedCategorical(z_dim, n_categories)
 
 
-class SBN(_Layers):
-    """Sigmoid belief network with L layers of latent units, as `ppl_vae.models.SBN`.
-
-        p(x, z)  = p(z_L) prod_{l<L} p(z_l | z_{l+1}) p(x | z_1)                          (1)
-        q(z | x) = q(z_1 | x) prod_{l>1} q(z_l | z_{l-1})                                 (2)
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        z_dims: Numbers of units of z_1, ..., z_L.
-        hidden: Hidden layers of q(z_1 | x), q(z_2 | z_1), ...: a sequence of sizes for each layer;
-            p(x | z_1), p(z_1 | z_2), ... have them in reverse order. Without any, all are linear.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        n_categories: Number of values of a latent unit: 2 for 0 and 1, z_l of shape (n, z_dims[l]);
-            with more z_l has the same shape and holds integers 0, ..., n_categories - 1.
-        prior: p(z_L), called without inputs.
-        decoder: p(x | z_1), called with z_1: 0 and 1, or one-hot vectors, one after another.
-        key: Random key of the initial weights.
-    """
+class SBN(_DiscreteLayers):
+    """See `ppl_vae.models.SBN`; takes a keyword-only `key`."""
 
     def __init__(
         self,
@@ -157,48 +134,21 @@ class SBN(_Layers):
         decoder: Conditional | None = None,
         key: Array,
     ) -> None:
-        parts: dict[str, Any] = {"prior": prior, "decoder": decoder}
-        super().__init__(x_dim, z_dims, hidden, activation, n_categories, **parts, key=key)
+        settings: dict[str, Any] = {"prior": prior, "decoder": decoder}
+        super().__init__(x_dim, z_dims, hidden, activation, n_categories, **settings, key=key)
 
     def model(self, x: Array) -> None:
         with numpyro.plate("data", len(x)):
-            z_1 = self.downwards()
+            z_1 = self.sample_top_down()
             numpyro.sample("x", self.decoder(z_1), obs=x)  # (1)
 
     def guide(self, x: Array) -> None:
         with numpyro.plate("data", len(x)):
-            self.upwards(x)  # (2)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))
+            self.sample_bottom_up(x)  # (2)
 
 
-class ConditionalSBN(_Layers, ConditionalModel):
-    """Sigmoid belief network of x given a condition c, as `ppl_vae.models.ConditionalSBN`.
-
-        p(x, z | c) = p(z_L | c) prod_{l<L} p(z_l | z_{l+1}) p(x | z_1)                   (3)
-        q(z | c, x) = q(z_1 | x, c) prod_{l>1} q(z_l | z_{l-1}, c)                        (4)
-
-    and without `recognition`
-
-        q(z | c, x) = p(z_L | c) prod_{l<L} p(z_l | z_{l+1})                              (5)
-
-    Args:
-        x_dim: Size of a target; targets x have shape (n, x_dim).
-        c_dim: Size of a condition: c has shape (n, c_dim), or is a vector (n,) of integer classes
-            0, ..., c_dim - 1, which networks are given as one-hot vectors.
-        z_dims: Numbers of units of z_1, ..., z_L, z_1 nearest to x.
-        hidden: Hidden layers of q(z_1 | x, c), q(z_2 | z_1, c), ...: a sequence of sizes for each
-            layer; p(x | z_1), p(z_1 | z_2), ... have them in reverse order, and p(z_L | c) those
-            of the last in reverse order. Without any, all are linear.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        n_categories: Number of values of a latent unit, see `SBN`.
-        recognition: Whether the guide has networks of its own, (4), or is the prior, (5).
-        prior: p(z_L | c), called with c.
-        decoder: p(x | z_1), called with z_1: 0 and 1, or one-hot vectors, one after another.
-        key: Random key of the initial weights.
-    """
+class ConditionalSBN(_DiscreteLayers, ConditionalModel):
+    """See `ppl_vae.models.ConditionalSBN`; takes a keyword-only `key`."""
 
     recognition: bool = eqx.field(static=True)
 
@@ -217,22 +167,19 @@ class ConditionalSBN(_Layers, ConditionalModel):
         key: Array,
     ) -> None:
         check_whole("c_dim", c_dim, 1)
-        parts: dict[str, Any] = {"c_dim": c_dim, "recognition": recognition}
-        parts |= {"prior": prior, "decoder": decoder}
-        super().__init__(x_dim, z_dims, hidden, activation, n_categories, **parts, key=key)
+        settings: dict[str, Any] = {"c_dim": c_dim, "recognition": recognition}
+        settings |= {"prior": prior, "decoder": decoder}
+        super().__init__(x_dim, z_dims, hidden, activation, n_categories, **settings, key=key)
         self.c_dim, self.recognition = c_dim, recognition
 
     def model(self, c: Array, x: Array, mask: Array | None = None) -> None:
         with numpyro.plate("data", len(x)):
-            z_1 = self.downwards(self.vectors(c))
+            z_1 = self.sample_top_down(self.vectors(c))
             self.observe(self.decoder(z_1), x, mask)  # (3)
 
     def guide(self, c: Array, x: Array, mask: Array | None = None) -> None:
         with numpyro.plate("data", len(x)):
             if self.recognition:
-                self.upwards(self.counted(x, mask), self.vectors(c))  # (4)
+                self.sample_bottom_up(self.zero_outside_mask(x, mask), self.vectors(c))  # (4)
             else:
-                self.downwards(self.vectors(c))  # (5)
-
-    def check(self, *data: Any) -> None:
-        self.check_conditioned(self.decoder, *data)
+                self.sample_top_down(self.vectors(c))  # (5)

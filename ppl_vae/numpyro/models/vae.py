@@ -1,7 +1,6 @@
-"""The variational autoencoder."""
+"""See `ppl_vae.models.vae`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,25 +10,11 @@ from jax import Array
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_matrix
+from ppl_vae.shared.checks import check_dims
 
 
 class VAE(Model):
-    """Variational autoencoder, as `ppl_vae.models.VAE`.
-
-        p(x, z)  = p(z) p(x | z),    p(z) = N(0, I)                     (1)
-        q(z | x) = N(mu(x), diag sigma(x)^2)                            (2)
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        z_dim: Size of the latent variable.
-        hidden: Hidden layers of the encoder; the decoder has them in reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        prior: p(z), called without inputs.
-        encoder: q(z | x), called with x.
-        decoder: p(x | z), called with z.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.VAE`; takes a keyword-only `key`."""
 
     x_dim: int = eqx.field(static=True)
     prior: Conditional
@@ -65,7 +50,3 @@ class VAE(Model):
     def guide(self, x: Array) -> None:
         with numpyro.plate("data", len(x)):
             numpyro.sample("z", self.encoder(x))  # (2)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))

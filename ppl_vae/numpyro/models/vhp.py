@@ -1,7 +1,6 @@
-"""The variational autoencoder with a hierarchical prior."""
+"""See `ppl_vae.models.vhp`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,29 +10,11 @@ from jax import Array
 from ppl_vae.numpyro.models.base import Model
 from ppl_vae.numpyro.models.networks.conditionals import BernoulliNet, Conditional, DiagNormalNet
 from ppl_vae.numpyro.models.networks.priors import StandardNormal
-from ppl_vae.shared.checks import check_arguments, check_dims, check_hidden, check_matrix
+from ppl_vae.shared.checks import check_dims, check_hidden
 
 
 class VHP(Model):
-    """Variational autoencoder with a hierarchical prior, as `ppl_vae.models.VHP`.
-
-        p(x, z, zeta)  = p(zeta) p(z | zeta) p(x | z),    p(zeta) = N(0, I)               (1)
-        q(z, zeta | x) = q(z | x) q(zeta | z)                                             (2)
-
-    Args:
-        x_dim: Size of a datum; data have shape (n, x_dim).
-        z_dim: Size of z.
-        zeta_dim: Size of zeta.
-        hidden: Hidden layers of q(z | x) and of q(zeta | z); p(x | z) and p(z | zeta) have them in
-            reverse order.
-        activation: Of the hidden layers: "softplus", "tanh", "relu", ...; see `layers.ACTIVATIONS`.
-        hyperprior: p(zeta), called without inputs.
-        prior: p(z | zeta), called with zeta.
-        encoder: q(z | x), called with x.
-        zeta_encoder: q(zeta | z), called with z.
-        decoder: p(x | z), called with z.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.models.VHP`; takes a keyword-only `key`."""
 
     x_dim: int = eqx.field(static=True)
     hyperprior: Conditional
@@ -79,7 +60,3 @@ class VHP(Model):
         with numpyro.plate("data", len(x)):
             z = numpyro.sample("z", self.encoder(x))
             numpyro.sample("zeta", self.zeta_encoder(z))  # (2)
-
-    def check(self, *data: Any) -> None:
-        check_arguments(data, ("x",))
-        check_matrix("x", data[0], self.x_dim, *self.support(self.decoder))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ppl_vae.inference.draws import Program
 from ppl_vae.models.base import check_model
-from ppl_vae.models.svi import show_parameters
+from ppl_vae.models.svi import register_parameters
 from ppl_vae.shared.arguments import constructor_call
 from ppl_vae.shared.checks import check_type, check_whole
 from ppl_vae.shared.training.turns import Turn
@@ -56,7 +56,7 @@ class Objective(PyroELBO):
         The numbers of `state` advance, and SVI is shown the parameters of `networks`.
         """
         for network in self.networks().values():
-            show_parameters(network)
+            register_parameters(network)
         loss, state = self.loss_and_state(model, guide, *data, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)

@@ -129,4 +129,4 @@ class _Relaxing(Messenger):  # type: ignore[misc]
     def postprocess_message(self, msg: Any) -> None:
         relaxation = RELAXATIONS.get(self.kinds.get(msg.get("name"), ""))
         if relaxation is not None:
-            msg["value"] = relaxation.seen(msg["value"], self.hard)
+            msg["value"] = relaxation.site_value(msg["value"], self.hard)

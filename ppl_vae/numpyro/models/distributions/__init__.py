@@ -1,1 +1,1 @@
-"""Distributions that NumPyro lacks, as `ppl_vae.models.distributions`."""
+"""See `ppl_vae.models.distributions`."""

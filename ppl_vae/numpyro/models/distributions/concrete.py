@@ -1,4 +1,4 @@
-"""Concrete distributions as densities of logits, as `ppl_vae.models.distributions.concrete`."""
+"""See `ppl_vae.models.distributions.concrete`."""
 
 import math
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from numpyro.distributions import (
 
 
 class _Relaxation(Distribution):  # type: ignore[misc]
-    """What both share: logits alpha, a temperature t, and values that never saturate."""
+    """See `ppl_vae.models.distributions.concrete._Relaxation`."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     reparametrized_params = ("logits",)
@@ -38,35 +38,28 @@ class _Relaxation(Distribution):  # type: ignore[misc]
         return True
 
     @classmethod
-    def seen(cls, value: Array, hard: bool) -> Array:
-        """What a program is given: z, or the nearest discrete value with the gradient of z."""
+    def site_value(cls, value: Array, hard: bool) -> Array:
+        """See `ppl_vae.models.distributions.concrete._Relaxation.site_value`."""
         z = cls.relaxed(value)
         return cls.nearest(value) + (z - lax.stop_gradient(z)) if hard else z
 
     @abstractmethod
     def from_noise(self, noise: Array) -> Array:
-        """The draw that this noise makes."""
+        """Return the draw for given logistic or Gumbel noise."""
 
     @staticmethod
     @abstractmethod
     def relaxed(value: Array) -> Array:
-        """The relaxed variable z of this logit."""
+        """Return the relaxed variable z of this logit."""
 
     @staticmethod
     @abstractmethod
     def nearest(value: Array) -> Array:
-        """The discrete value that is nearest to z."""
+        """Return the discrete value nearest to z."""
 
 
 class BinConcrete(_Relaxation):
-    """The logit y of a relaxed Bernoulli variable sigmoid(y), y = (alpha + L) / t, L logistic.
-
-        log p(y) = log t + log sigmoid(d) + log sigmoid(-d),   d = alpha - t y
-
-    Args:
-        temperature: t > 0.
-        logits: alpha, the log odds of 1, of any shape.
-    """
+    """See `ppl_vae.models.distributions.concrete.BinConcrete`."""
 
     support = constraints.real
 
@@ -91,17 +84,7 @@ class BinConcrete(_Relaxation):
 
 
 class ExpConcrete(_Relaxation):
-    """The logarithm y of a relaxed one-hot vector, y = log softmax((alpha + G) / t), G Gumbel.
-
-        log p(y) = log (C - 1)! + (C - 1) log t + sum_c log softmax(alpha - t y)_c
-
-    It is a density of the log odds y_c - y_C, c < C, and equals log p(z) + sum_c log z_c of the
-    relaxed vector z = exp(y).
-
-    Args:
-        temperature: t > 0.
-        logits: alpha, log probabilities but for a constant, shape (..., C).
-    """
+    """See `ppl_vae.models.distributions.concrete.ExpConcrete`."""
 
     support = constraints.real_vector
     event_dims = 1
@@ -135,7 +118,7 @@ _KINDS = {
 
 
 def kind_of(fn: Distribution) -> str:
-    """What a site is drawn from: a key of `RELAXATIONS`, "continuous", or another discrete kind."""
+    """See `ppl_vae.models.distributions.concrete.kind_of`."""
     while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
     for kind, classes in _KINDS.items():
@@ -146,7 +129,7 @@ def kind_of(fn: Distribution) -> str:
 
 
 def relax(fn: Any, temperature: float | Array) -> Any:
-    """The relaxation of a Bernoulli or categorical distribution, with its shape and its mask."""
+    """See `ppl_vae.models.distributions.concrete.relax`."""
     if isinstance(fn, Independent):
         return relax(fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, MaskedDistribution):

@@ -1,4 +1,4 @@
-"""Distributions that hold at extremes, as those of `ppl_vae.models.distributions.normal`."""
+"""See `ppl_vae.models.distributions.normal`."""
 
 import math
 
@@ -9,12 +9,7 @@ from numpyro.distributions.kl import kl_divergence
 
 
 class LogVarNormal(dist.Normal):  # type: ignore[misc]
-    """N(loc, exp(log_var)) whose gradients do not overflow before its values, as the Pyro class.
-
-    Args:
-        loc: The mean.
-        log_var: Log of the variance, broadcasts with loc.
-    """
+    """See `ppl_vae.models.distributions.normal.LogVarNormal`."""
 
     pytree_data_fields = ("log_var",)
 
@@ -25,21 +20,21 @@ class LogVarNormal(dist.Normal):  # type: ignore[misc]
     def log_prob(self, value: Array) -> Array:
         if self._validate_args:
             self._validate_sample(value)
-        away = (value - self.loc) * jnp.exp(-0.5 * self.log_var)
-        log_prob: Array = -0.5 * (away**2 + self.log_var + math.log(2 * math.pi))
+        residual = (value - self.loc) * jnp.exp(-0.5 * self.log_var)
+        log_prob: Array = -0.5 * (residual**2 + self.log_var + math.log(2 * math.pi))
         return log_prob
 
 
 def log_var_of(normal: dist.Normal) -> Array:
-    """Log of the variance of any normal distribution."""
+    """See `ppl_vae.models.distributions.normal.log_var_of`."""
     return normal.log_var if isinstance(normal, LogVarNormal) else 2 * jnp.log(normal.scale)
 
 
 @kl_divergence.register(LogVarNormal, dist.Normal)  # type: ignore[untyped-decorator]
 def _kl_normal_normal(q: LogVarNormal, p: dist.Normal) -> Array:
-    """Without a ratio of variances, of which there would be no logarithm where it is 0."""
+    """See `ppl_vae.models.distributions.normal._kl_normal_normal`."""
     log_var = log_var_of(p)
-    away = (q.loc - p.loc) * jnp.exp(-0.5 * log_var)
-    less = q.log_var - log_var
-    kl: Array = 0.5 * (jnp.exp(less) + away**2 - 1 - less)
+    residual = (q.loc - p.loc) * jnp.exp(-0.5 * log_var)
+    log_ratio = q.log_var - log_var
+    kl: Array = 0.5 * (jnp.exp(log_ratio) + residual**2 - 1 - log_ratio)
     return kl

@@ -1,4 +1,4 @@
-"""The normal distribution whose precision is a diagonal plus a rank-one matrix."""
+"""See `ppl_vae.models.distributions.rank_one_normal`."""
 
 import math
 from typing import Any, ClassVar
@@ -12,17 +12,7 @@ from numpyro.distributions.kl import kl_divergence
 
 
 class RankOneNormal(dist.Distribution):  # type: ignore[misc]
-    """N(loc, C) with the precision C^-1 = D + u u^T, as `ppl_vae.models.RankOneNormal`.
-
-        C        = D^-1 - eta D^-1 u u^T D^-1,   eta = 1 / (1 + s),   s = u^T D^-1 u    (1)
-        log |C|  = log eta - log |D|                                                   (2)
-        C        = R R^T,  R = D^-1/2 - [(1 - eta^1/2) / s] D^-1 u u^T D^-1/2          (3)
-
-    Args:
-        loc: The mean, shape (..., dim).
-        precision_diag: d > 0, shape (..., dim).
-        precision_factor: u, shape (..., dim); the leading dimensions of all three broadcast.
-    """
+    """See `ppl_vae.models.RankOneNormal`."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {
         "loc": constraints.real_vector,
@@ -64,7 +54,7 @@ class RankOneNormal(dist.Distribution):  # type: ignore[misc]
 
     @property
     def covariance_matrix(self) -> Array:
-        """C, shape (..., dim, dim)."""
+        """See `ppl_vae.models.RankOneNormal.covariance_matrix`."""
         v = self.precision_factor / self.precision_diag
         outer = v[..., :, None] * v[..., None, :]
         diagonal = jnp.eye(v.shape[-1]) / self.precision_diag[..., None]
@@ -72,7 +62,7 @@ class RankOneNormal(dist.Distribution):  # type: ignore[misc]
 
     @property
     def log_det_covariance(self) -> Array:
-        """log |C|, shape (...)."""
+        """See `ppl_vae.models.RankOneNormal.log_det_covariance`."""
         return -jnp.log1p(self._s) - jnp.log(self.precision_diag).sum(-1)  # (2)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -81,15 +71,15 @@ class RankOneNormal(dist.Distribution):  # type: ignore[misc]
         d, u = self.precision_diag, self.precision_factor
         root = jnp.sqrt(1 + self._s)  # eta^-1/2
         scaled = eps / jnp.sqrt(d)
-        along = (u * scaled).sum(-1) / (root * (root + 1))  # (1 - eta^1/2) / s, for s = 0 too
-        return self.loc + scaled - along[..., None] * u / d  # (3)
+        projection = (u * scaled).sum(-1) / (root * (root + 1))  # (1 - eta^1/2) / s, for s = 0 too
+        return self.loc + scaled - projection[..., None] * u / d  # (3)
 
     def log_prob(self, value: Array) -> Array:
         if self._validate_args:
             self._validate_sample(value)
-        away = value - self.loc
-        along = (self.precision_factor * away).sum(-1)
-        square = (self.precision_diag * away**2).sum(-1) + along**2
+        residual = value - self.loc
+        projection = (self.precision_factor * residual).sum(-1)
+        square = (self.precision_diag * residual**2).sum(-1) + projection**2
         const = self.event_shape[0] * math.log(2 * math.pi)
         log_prob: Array = -0.5 * (const + self.log_det_covariance + square)
         return log_prob
@@ -102,7 +92,7 @@ class RankOneNormal(dist.Distribution):  # type: ignore[misc]
 
 @kl_divergence.register(RankOneNormal, dist.Independent)  # type: ignore[untyped-decorator]
 def _kl_rank_one_normal_and_diag_normal(q: RankOneNormal, p: dist.Independent) -> Array:
-    """0.5 [tr(S^-1 C) + (m - loc)^T S^-1 (m - loc) - dim + log |S| - log |C|], p = N(m, S)."""
+    """See `ppl_vae.models.distributions.rank_one_normal`."""
     base = p.base_dist
     while isinstance(base, dist.ExpandedDistribution):  # by a plate
         base = base.base_dist

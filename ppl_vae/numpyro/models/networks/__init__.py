@@ -1,1 +1,1 @@
-"""Networks that return distributions, as `ppl_vae.models.networks`."""
+"""See `ppl_vae.models.networks`."""

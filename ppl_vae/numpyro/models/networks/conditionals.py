@@ -1,7 +1,4 @@
-"""See `ppl_vae.models.networks.conditionals`.
-
-Equinox modules serve as containers of arrays with torch's names, layouts and initialisation.
-"""
+"""See `ppl_vae.models.networks.conditionals`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self, TypeAlias
@@ -17,16 +14,29 @@ from ppl_vae.numpyro.models.networks.layers import MLP, Linear, Network
 from ppl_vae.shared.checks import as_numpy, check_whole
 
 Conditional: TypeAlias = Callable[..., dist.Distribution]
-"""A network: called with values, it gives a distribution."""
+"""A network that is called with values and returns a distribution."""
 
 LARGEST_LOG_VAR = 80.0
+NO_DROPOUT = (0.0, 0.0)
 
 
-class DiagNormalNet(Network):
-    """N(loc(h), diag exp(log_var(h))), as `ppl_vae.models.DiagNormalNet`."""
+class TrunkAndHeads(Network):
+    """See `ppl_vae.models.networks.conditionals.TrunkAndHeads`."""
+
+    trunk: MLP
+
+    def _build(self, *trunk: Any, key: Array, **heads: int) -> None:
+        """Set the trunk, `MLP(*trunk)`, and a linear head of each name and size."""
+        for_trunk, *keys = jax.random.split(key, 1 + len(heads))
+        self.trunk = MLP(*trunk, key=for_trunk)
+        for (name, size), for_head in zip(heads.items(), keys, strict=True):
+            setattr(self, name, Linear(self.trunk.out_dim, size, key=for_head))
+
+
+class DiagNormalNet(TrunkAndHeads):
+    """See `ppl_vae.models.DiagNormalNet`; takes a keyword-only `key`."""
 
     support: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
-    trunk: MLP
     loc: Linear
     log_var: Linear
 
@@ -41,25 +51,22 @@ class DiagNormalNet(Network):
         key: Array,
     ) -> None:
         check_whole("out_dim", out_dim, 1)
-        for_trunk, for_loc, for_log_var = jax.random.split(key, 3)
-        self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm, key=for_trunk)
-        self.loc = Linear(self.trunk.out_dim, out_dim, key=for_loc)
-        self.log_var = Linear(self.trunk.out_dim, out_dim, key=for_log_var)
+        trunk = (in_dims, hidden, activation, NO_DROPOUT, batch_norm)
+        self._build(*trunk, key=key, loc=out_dim, log_var=out_dim)
 
     def __call__(self, *inputs: Array) -> dist.Distribution:
         return self.head(self.trunk(*inputs))
 
     def head(self, h: Array) -> dist.Distribution:
-        """The distribution given h, the output of the trunk."""
+        """See `ppl_vae.models.DiagNormalNet.head`."""
         log_var = jnp.clip(self.log_var(h), -LARGEST_LOG_VAR, LARGEST_LOG_VAR)
         return LogVarNormal(self.loc(h), log_var).to_event(1)
 
 
-class BernoulliNet(Network):
-    """prod_d Bernoulli(x_d | sigmoid(logits_d(h))), as `ppl_vae.models.BernoulliNet`."""
+class BernoulliNet(TrunkAndHeads):
+    """See `ppl_vae.models.BernoulliNet`; takes a keyword-only `key`."""
 
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    trunk: MLP
     logits: Linear
 
     def __init__(
@@ -73,9 +80,8 @@ class BernoulliNet(Network):
         key: Array,
     ) -> None:
         check_whole("out_dim", out_dim, 1)
-        for_trunk, for_logits = jax.random.split(key)
-        self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm, key=for_trunk)
-        self.logits = Linear(self.trunk.out_dim, out_dim, key=for_logits)
+        trunk = (in_dims, hidden, activation, NO_DROPOUT, batch_norm)
+        self._build(*trunk, key=key, logits=out_dim)
 
     def __call__(self, *inputs: Array) -> dist.Distribution:
         # Models check that pixels lie in `support`; numpyro's own check would refuse grey levels.
@@ -83,11 +89,7 @@ class BernoulliNet(Network):
         return dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
 
     def start_at(self, mean: Any) -> Self:
-        """This network with an output bias of logit(mean), mean cut to [0.001, 0.999].
-
-        Args:
-            mean: Of the data, shape (out_dim,).
-        """
+        """See `ppl_vae.models.BernoulliNet.start_at`; returns a new network."""
         old = self.logits.bias
         assert old is not None
         values = jnp.asarray(as_numpy(mean), old.dtype)
@@ -98,10 +100,9 @@ class BernoulliNet(Network):
         return changed
 
 
-class CategoricalNet(Network):
-    """Categorical(softmax(logits(h))), as `ppl_vae.models.CategoricalNet`."""
+class CategoricalNet(TrunkAndHeads):
+    """See `ppl_vae.models.CategoricalNet`; takes a keyword-only `key`."""
 
-    trunk: MLP
     logits: Linear
 
     def __init__(
@@ -116,18 +117,16 @@ class CategoricalNet(Network):
         key: Array,
     ) -> None:
         check_whole("n_classes", n_classes, 2)
-        for_trunk, for_logits = jax.random.split(key)
-        self.trunk = MLP(in_dims, hidden, activation, dropout, batch_norm, key=for_trunk)
-        self.logits = Linear(self.trunk.out_dim, n_classes, key=for_logits)
+        trunk = (in_dims, hidden, activation, dropout, batch_norm)
+        self._build(*trunk, key=key, logits=n_classes)
 
     def __call__(self, *inputs: Array) -> dist.Distribution:
         return dist.Categorical(logits=self.logits(self.trunk(*inputs)))
 
 
-class FactorisedCategoricalNet(Network):
-    """prod_d Categorical(z_d | softmax(logits_d(h))), as the Pyro class of this name."""
+class FactorisedCategoricalNet(TrunkAndHeads):
+    """See `ppl_vae.models.FactorisedCategoricalNet`; takes a keyword-only `key`."""
 
-    trunk: MLP
     logits: Linear
     shape: tuple[int, int] = eqx.field(static=True)
 
@@ -144,9 +143,7 @@ class FactorisedCategoricalNet(Network):
         check_whole("out_dim", out_dim, 1)
         check_whole("n_categories", n_categories, 2)
         self.shape = (out_dim, n_categories)
-        for_trunk, for_logits = jax.random.split(key)
-        self.trunk = MLP(in_dims, hidden, activation, key=for_trunk)
-        self.logits = Linear(self.trunk.out_dim, out_dim * n_categories, key=for_logits)
+        self._build(in_dims, hidden, activation, key=key, logits=out_dim * n_categories)
 
     def __call__(self, *inputs: Array) -> dist.Distribution:
         logits = self.logits(self.trunk(*inputs))

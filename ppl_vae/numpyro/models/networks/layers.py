@@ -1,4 +1,4 @@
-"""Layers, as `ppl_vae.models.networks.layers`.
+"""See `ppl_vae.models.networks.layers`.
 
 Equinox modules serve as containers of arrays with torch's names, layouts and initialisation.
 """
@@ -22,7 +22,7 @@ from ppl_vae.shared.checks import check_batch, check_dropout, check_flag, check_
 
 
 def _leaky_relu(x: Array) -> Array:
-    return jnp.where(x > 0, x, 0.01 * x)  # torch's slope at 0, where jax.nn.leaky_relu has 1
+    return jnp.where(x > 0, x, 0.01 * x)  # torch has slope 0.01 at 0, jax.nn.leaky_relu 1
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -31,21 +31,21 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "elu": jax.nn.elu,
     "leaky_relu": _leaky_relu,
-    "gelu": partial(jax.nn.gelu, approximate=False),  # torch's default is the exact one
+    "gelu": partial(jax.nn.gelu, approximate=False),  # as in torch
     "silu": jax.nn.silu,
     "sigmoid": jax.nn.sigmoid,
 }
 
 
 class _Arguments(dict[str, Any]):
-    """Arguments as part of a module's structure, which jit compares: hashable, never changed."""
+    """Arguments as a static, hashable part of a module's structure, which jit compares."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(self.items()))
 
 
 def _structure(value: Any) -> Any:
-    """`value` without arrays: of a network that was injected, what it is and not its weights."""
+    """Return `value` with the arrays of networks removed, so that only their structure remains."""
     if isinstance(value, eqx.Module):
         return eqx.filter(value, lambda _: False)
     if isinstance(value, list | tuple):
@@ -54,7 +54,7 @@ def _structure(value: Any) -> Any:
 
 
 class Network(Configurable, eqx.Module):
-    """An Equinox module that remembers its arguments, all but the random key."""
+    """See `ppl_vae.models.Network`; the random key is not among the arguments."""
 
     backend: ClassVar[str] = "numpyro"
     arguments: Mapping[str, Any] = eqx.field(static=True)
@@ -68,7 +68,7 @@ class Network(Configurable, eqx.Module):
 
 
 class Linear(eqx.Module):
-    """W x + c with torch's layout, (out_dim, in_dim), and torch's initialisation."""
+    """Linear layer W x + c with torch's layout, (out_dim, in_dim), and torch's initialisation."""
 
     weight: Array
     bias: Array | None
@@ -90,7 +90,7 @@ class Linear(eqx.Module):
 
 
 class ConcatLinear(Linear):
-    """W [a, b, ...] + c of the concatenated inputs, computed as W_a a + W_b b + ... + c."""
+    """See `ppl_vae.models.ConcatLinear`; takes a keyword-only `key`."""
 
     in_dims: tuple[int, ...] = eqx.field(static=True)
 
@@ -118,7 +118,7 @@ _is_training: ContextVar[bool] = ContextVar("training", default=False)
 
 @contextmanager
 def training() -> Iterator[None]:
-    """Networks are in training mode inside, as torch's are after `train()`; `fit` uses it."""
+    """Switch networks to training mode temporarily, as torch's `train()` does; used by `fit`."""
     token = _is_training.set(True)
     try:
         yield
@@ -134,11 +134,10 @@ def _dropout(value: Array, rate: float) -> Array:
 
 
 class BatchNorm(eqx.Module):
-    """weight (x - m) / sqrt(v + 1e-5) + bias of each feature, as `ppl_vae.models.BatchNorm`.
+    """See `ppl_vae.models.BatchNorm`.
 
-    Inside a program `running_mean` and `running_var` are what `numpyro.primitives.mutable` gives
-    for them, {"value": array}, in which training mode puts the new array. Outside they are arrays
-    and stay as they are.
+    Inside a program `running_mean` and `running_var` are mutable sites, {"value": array}, whose
+    arrays training mode replaces. Outside they are arrays and never change.
     """
 
     weight: Array
@@ -156,26 +155,26 @@ class BatchNorm(eqx.Module):
             flat = x.reshape(-1, x.shape[-1])
             check_batch(len(flat))
             mean, var = flat.mean(0), flat.var(0)
-            _move(self.running_mean, mean)
-            _move(self.running_var, flat.var(0, ddof=1))
+            _update_average(self.running_mean, mean)
+            _update_average(self.running_var, flat.var(0, ddof=1))
         else:
-            mean, var = _value(self.running_mean), _value(self.running_var)
+            mean, var = _current(self.running_mean), _current(self.running_var)
         return (x - mean) / jnp.sqrt(var + 1e-5) * self.weight + self.bias
 
 
-def _value(buffer: Array | dict[str, Array]) -> Array:
+def _current(buffer: Array | dict[str, Array]) -> Array:
     return buffer["value"] if isinstance(buffer, dict) else buffer
 
 
-def _move(buffer: Array | dict[str, Array], new: Array) -> None:
+def _update_average(buffer: Array | dict[str, Array], new: Array) -> None:
     if isinstance(buffer, dict):
         buffer["value"] = 0.9 * buffer["value"] + 0.1 * jax.lax.stop_gradient(new)
 
 
 class MLP(Network):
-    """h_i = f(W_i h_{i-1} + b_i), with `batch_norm` f(BN_i(W_i h_{i-1})), as `ppl_vae.models.MLP`.
+    """See `ppl_vae.models.MLP`; takes a keyword-only `key`.
 
-    Dropout takes its random key from the program (`handlers.seed`) in which the network is called.
+    Dropout takes its random key from the program (`handlers.seed`) that calls the network.
     """
 
     layers: tuple[Linear, ...]

@@ -1,24 +1,23 @@
-"""Approximate posteriors to inject as `encoder`, as `ppl_vae.models.networks.posteriors`."""
+"""See `ppl_vae.models.networks.posteriors`."""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ppl_vae.numpyro.models.distributions.rank_one_normal import RankOneNormal
-from ppl_vae.numpyro.models.networks.layers import MLP, Linear, Network
+from ppl_vae.numpyro.models.networks.conditionals import NO_DROPOUT, TrunkAndHeads
+from ppl_vae.numpyro.models.networks.layers import Linear
 from ppl_vae.shared.checks import check_whole
 
 SMALLEST_LOG_PRECISION, LARGEST_LOG_PRECISION = -30.0, 80.0
 
 
-class RankOneNormalNet(Network):
-    """RankOneNormal(loc(h), exp(log_precision(h)), u(h)), as `ppl_vae.models.RankOneNormalNet`."""
+class RankOneNormalNet(TrunkAndHeads):
+    """See `ppl_vae.models.RankOneNormalNet`; takes a keyword-only `key`."""
 
     support: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
-    trunk: MLP
     loc: Linear
     log_precision: Linear
     u: Linear
@@ -34,11 +33,8 @@ class RankOneNormalNet(Network):
         key: Array,
     ) -> None:
         check_whole("out_dim", out_dim, 1)
-        for_trunk, *keys = jax.random.split(key, 4)
-        self.trunk = MLP(in_dims, hidden, activation, batch_norm=batch_norm, key=for_trunk)
-        self.loc, self.log_precision, self.u = (
-            Linear(self.trunk.out_dim, out_dim, key=for_linear) for for_linear in keys
-        )
+        trunk = (in_dims, hidden, activation, NO_DROPOUT, batch_norm)
+        self._build(*trunk, key=key, loc=out_dim, log_precision=out_dim, u=out_dim)
 
     def __call__(self, *inputs: Array) -> RankOneNormal:
         h = self.trunk(*inputs)

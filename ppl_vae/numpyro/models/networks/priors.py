@@ -1,7 +1,4 @@
-"""Distributions of latent variables that depend on nothing, as `ppl_vae.models.networks.priors`.
-
-Nothing of them is drawn at random, so their `key` is not used and may be left out.
-"""
+"""See `ppl_vae.models.networks.priors`; the weights are not random, so `key` is optional."""
 
 import equinox as eqx
 import jax
@@ -14,7 +11,7 @@ from ppl_vae.shared.checks import check_whole
 
 
 class StandardNormal(Network):
-    """N(0, I) over z_dim dimensions."""
+    """See `ppl_vae.models.StandardNormal`."""
 
     z_dim: int = eqx.field(static=True)
 
@@ -27,7 +24,7 @@ class StandardNormal(Network):
 
 
 class UniformCategorical(Network):
-    """p(y) = 1 / n_classes for y = 0, ..., n_classes - 1."""
+    """See `ppl_vae.models.UniformCategorical`."""
 
     n_classes: int = eqx.field(static=True)
 
@@ -40,7 +37,10 @@ class UniformCategorical(Network):
 
 
 class _Bernoulli(dist.BernoulliLogits):  # type: ignore[misc]
-    """NumPyro's own has a wrong gradient by a logit of exactly 0: 0 or 1, not -1/2 or 1/2."""
+    """A Bernoulli distribution with the right gradient at a logit of exactly 0.
+
+    NumPyro's own has a gradient of 0 or 1 there, where -1/2 or 1/2 is right.
+    """
 
     def log_prob(self, value: Array) -> Array:
         log_p: Array = value * self.logits - jax.nn.softplus(self.logits)
@@ -48,7 +48,7 @@ class _Bernoulli(dist.BernoulliLogits):  # type: ignore[misc]
 
 
 class FactorisedBernoulli(Network):
-    """prod_d Bernoulli(z_d | sigmoid(logits_d)) over z_dim units; the logits are learned."""
+    """See `ppl_vae.models.FactorisedBernoulli`."""
 
     logits: Array
 
@@ -61,7 +61,7 @@ class FactorisedBernoulli(Network):
 
 
 class FactorisedCategorical(Network):
-    """prod_d Categorical(z_d | softmax(logits_d)) over z_dim units; the logits are learned."""
+    """See `ppl_vae.models.FactorisedCategorical`."""
 
     logits: Array
 
