@@ -14,7 +14,7 @@ from ppl_vae.shared.checks import check_dims
 class VAE(Model):
     """Variational autoencoder p(z) p(x | z) with Bernoulli or Gaussian pixels.
 
-    Prior, encoder and decoder can be replaced.
+    Any prior, encoder and decoder can be injected.
 
         p(x, z)  = p(z) p(x | z),    p(z) = N(0, I)                     (1)
         q(z | x) = N(mu(x), diag sigma(x)^2)                            (2)
