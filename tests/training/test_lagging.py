@@ -90,6 +90,21 @@ def test_the_steps_end_when_the_mean_of_a_window_is_no_longer_lower(
     assert Turn().over(seen, 1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"max_steps": 5}, "window should be a number of steps .* was None with max_steps 5"),
+        ({"max_steps": 0}, "max_steps should be a whole number of at least 1, was 0"),
+        ({"max_steps": 4, "window": 0}, "window should be a whole number of at least 1, was 0"),
+        ({"max_steps": 3, "window": 2}, "max_steps should be at least 2 window = 4, .* was 3"),
+        ({"window": 1}, "max_steps should be at least 2 window = 2, .* was 1"),
+    ],
+)
+def test_a_turn_that_could_not_be_taken_is_refused(arguments: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Turn("guide", **arguments)
+
+
 class Recorder:
     """The steps of a run: the group, the weights before and after, the losses."""
 

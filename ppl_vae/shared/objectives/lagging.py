@@ -1,4 +1,4 @@
-"""What the aggressive updates of both backends share."""
+"""Arguments and stopping rule of `Lagging`, for both backends."""
 
 from collections.abc import Collection
 from typing import Any
@@ -6,23 +6,19 @@ from typing import Any
 import numpy as np
 
 from ppl_vae.shared.checks import check_whole
+from ppl_vae.shared.training.turns import Turn
 
 
 def check_lagging(max_steps: int, window: int, patience: int, subset: int) -> None:
-    """Raises a ValueError that names the argument of `Lagging` which is not what it should be."""
+    """Check the arguments of `Lagging`, and raise a ValueError that names a wrong one."""
     check_whole("window", window, 1)
-    check_whole("max_steps", max_steps, 1)
-    if max_steps < 2 * window:
-        raise ValueError(
-            f"max_steps should be at least 2 window = {2 * window}, as two windows are compared, "
-            f"was {max_steps}"
-        )
+    Turn(None, max_steps, window)
     check_whole("patience", patience, 1)
     check_whole("subset", subset, 2)
 
 
 def check_wrapped(objective: Any) -> None:
-    """Raises a ValueError unless `objective` is a loss of one pair of densities, of one phase."""
+    """Check that `objective` is a loss of one pair of densities, with a single phase."""
     kind = type(objective).__name__
     if kind in ("Lagging", "SemiSupervised"):
         raise ValueError(
