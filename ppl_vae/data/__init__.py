@@ -1,10 +1,10 @@
-"""Data sets: fetch, verify, binarise, split. Needs numpy only; nothing here imports torch or jax.
+"""Data sets: download, verify, binarise, split. Requires numpy only; imports neither torch nor jax.
 
-Binarisation is named, never implied: "dynamic" (drawn anew for each batch), "threshold", "none".
+The binarisation is always explicit: "dynamic" (resampled in every batch), "threshold" or "none".
 """
 
-# Imported here and not on demand: `digits` and `mnist` share their modules' names, and a module
-# that is first imported later would take that name in this package.
+# Imported here, not lazily: `digits` and `mnist` have the names of their modules, which a later
+# import of the module would bind to the module.
 from ppl_vae.data.digits import digits
 from ppl_vae.data.features import NormalFeatures
 from ppl_vae.data.images import Dynamic, Images, Splits

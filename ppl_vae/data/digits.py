@@ -1,6 +1,4 @@
-"""scikit-learn's handwritten digits: real 8x8 scans that come with the package, no download."""
-
-from __future__ import annotations
+"""scikit-learn's handwritten digits: real 8x8 scans that come with the package."""
 
 import numpy as np
 
@@ -10,15 +8,16 @@ N_TEST, N_VALIDATION = 500, 200
 
 
 def digits(binarisation: Binarisation = "none") -> Splits:
-    """1797 images of 8x8 pixels in ten classes: 1097 train, 200 validation, 500 test, stratified.
+    """Return 1797 images of 8x8 pixels in ten classes: 1097 train, 200 validation, 500 test.
 
-    The parts are always the same (seed 0). Grey levels are counts of ink 0..16, divided by 16.
+    The split is stratified and always the same (seed 0). Grey levels are counts of ink 0..16,
+    divided by 16.
 
-    Arguments:
+    Args:
         binarisation: "dynamic", "threshold" or "none"; see `ppl_vae.data.images.binarise`.
 
     Raises:
-        ValueError: `binarisation` is none of these.
+        ValueError: `binarisation` has another value.
 
     References:
         Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998.

@@ -1,6 +1,4 @@
-"""Features that are normal distributions, of which data are drawn."""
-
-from __future__ import annotations
+"""Normally distributed features, resampled in every batch."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,18 +12,19 @@ from ppl_vae.shared.checks import as_numpy, check_at_least, check_matrix, check_
 
 @dataclass(frozen=True, eq=False)
 class NormalFeatures:
-    """Real numbers drawn anew whenever a batch is made, each from N(mean, scale^2).
+    """Real numbers from N(mean, scale^2), resampled in every batch.
 
-    What an encoder makes of data, `NormalFeatures(*m1.features(x))`, as data of another model.
-    Training draws in every batch; a bound is measured on one draw, `sample(seed)`; a classifier's
-    `predict` is given the means.
+    They make the output of an encoder the data of another model: `NormalFeatures(*m1.features(x))`.
+    Training resamples them in every batch; evaluation uses one draw, `sample(seed)`; a classifier's
+    `predict` uses the means.
 
-    Arguments:
-        mean: real numbers, floating, shape (n, d), an array of any kind; kept as float32.
-        scale: standard deviations, likewise, not negative.
+    Args:
+        mean: Floating numbers of shape (n, d), an array of any kind; stored as float32.
+        scale: Standard deviations of the same shape, not negative.
 
     Raises:
-        ValueError: these are not floating, finite and of one shape, or a scale is negative.
+        ValueError: `mean` and `scale` are not floating, finite and of one shape, or a scale is
+            negative.
 
     References:
         Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generative models",
@@ -49,37 +48,38 @@ class NormalFeatures:
     def __len__(self) -> int:
         return len(self.mean)
 
-    def __getitem__(self, index: Selection) -> NormalFeatures:
+    def __getitem__(self, index: Selection) -> "NormalFeatures":
         return NormalFeatures(self.mean[index], self.scale[index])
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, d): data and features per datum."""
+        """The shape (n, d): data and features per datum."""
         return len(self.mean), self.mean.shape[1]
 
     @property
     def parameters(self) -> tuple[npt.NDArray[np.float32], ...]:
-        """What a batch is drawn from."""
+        """The parameters of the distribution of a batch."""
         return self.mean, self.scale
 
     def sample(self, seed: int) -> npt.NDArray[np.float32]:
-        """One draw of all data, float32, shape (n, d); the same for the same seed."""
+        """Return one draw of all data, float32 of shape (n, d), determined by the seed."""
         check_seed(seed)
         noise = np.random.default_rng(seed).standard_normal(self.shape, dtype=np.float32)
         return self.mean + self.scale * noise
 
     def active(self, threshold: float = 0.1, n: int = 1000) -> npt.NDArray[np.bool_]:
-        """Which features tell data apart: those whose means differ from datum to datum.
+        """Return which features distinguish data: those whose means vary between data.
 
-        Arguments:
-            threshold: what the standard deviation of a feature's means exceeds (the authors' 0.1).
-            n: the number of data, the first ones, that are looked at (the authors' 1000).
+        Args:
+            threshold: Lower bound of the standard deviation of an active feature's means (0.1 in
+                the authors' code).
+            n: Number of data, the first ones, used for the estimate (1000 in the authors' code).
 
         Returns:
             A mask of shape (d,), for `select`.
 
         Raises:
-            ValueError: no feature is active.
+            ValueError: No feature is active.
         """
         check_at_least("threshold", threshold, 0)
         check_whole("n", n, 2)
@@ -91,6 +91,6 @@ class NormalFeatures:
             )
         return np.asarray(deviation > threshold)
 
-    def select(self, features: npt.NDArray[Any]) -> NormalFeatures:
-        """The data with some of the features: a mask of shape (d,), or indices."""
+    def select(self, features: npt.NDArray[Any]) -> "NormalFeatures":
+        """Return the data with some of the features: a mask of shape (d,), or indices."""
         return NormalFeatures(self.mean[:, features], self.scale[:, features])

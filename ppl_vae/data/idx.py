@@ -4,11 +4,9 @@ A file is a magic number (two zero bytes, a type code, the number of dimensions)
 big-endian 32-bit integers, then the elements, big-endian, in C order.
 Source: LeCun, Cortes & Burges, "The MNIST database of handwritten digits", section "File formats".
 
-Nothing here trusts a file: no more is read, or decompressed, than the header promises, and the
-header may not promise more than a limit.
+Files are not trusted: no more is read, or decompressed, than the header declares, and the header
+must not declare more than a limit.
 """
-
-from __future__ import annotations
 
 import gzip
 import io
@@ -21,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 LIMIT = 2**30
-"""The most bytes that a file may uncompress to, unless the caller says otherwise."""
+"""Default limit of the uncompressed size of a file, in bytes."""
 
 MAX_DIMENSIONS = 8
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -29,17 +27,18 @@ CHUNK = 2**20
 
 
 def read_idx(path: Path, limit: int = LIMIT) -> npt.NDArray[Any]:
-    """The array in an idx file, in the machine's byte order.
+    """Return the array in an idx file, in the machine's byte order.
 
-    Arguments:
-        path: the file; gzip is recognised by its content, not by its name.
-        limit: the most bytes that the header may promise.
+    Args:
+        path: The file; gzip is recognised by its content, not by its name.
+        limit: Largest number of bytes that the header may declare.
 
     Raises:
-        ValueError: the file is truncated, corrupted, too long, or no idx file; names it.
-        OSError: the file cannot be read at all.
+        ValueError: The file, which the message names, is truncated, corrupted, too long, or not
+            an idx file.
+        OSError: The file cannot be read.
     """
-    with _opened(path) as stream:
+    with _open(path) as stream:
         try:
             return parse_idx(stream, str(path), limit)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -47,39 +46,40 @@ def read_idx(path: Path, limit: int = LIMIT) -> npt.NDArray[Any]:
 
 
 def parse_idx(stream: io.BufferedIOBase, name: str, limit: int = LIMIT) -> npt.NDArray[Any]:
-    """The array in an uncompressed stream; `name` is what errors call it. See `read_idx`."""
+    """Return the array in an uncompressed stream, called `name` in errors; see `read_idx`."""
     dtype, shape = _header(stream, name)
-    promised = math.prod(shape) * dtype.itemsize
-    largest = math.prod(size or 1 for size in shape) * dtype.itemsize  # numpy's limit, empty or not
+    n_bytes = math.prod(shape) * dtype.itemsize
+    largest = (
+        math.prod(size or 1 for size in shape) * dtype.itemsize
+    )  # numpy limits empty arrays too
     if largest > limit:
         raise ValueError(
-            f"{name} should promise at most {limit} bytes, promises {largest} for shape {shape}"
+            f"{name} should declare at most {limit} bytes, declares {largest} for shape {shape}"
         )
-    content = _up_to(promised, stream)
-    if len(content) < promised:
+    content = _read_at_most(n_bytes, stream)
+    if len(content) < n_bytes:
         raise ValueError(
-            f"{name} should have {promised} bytes for shape {shape}, was truncated to "
-            f"{len(content)}"
+            f"{name} should have {n_bytes} bytes for shape {shape}, was truncated to {len(content)}"
         )
-    # One more byte only: enough to know, and it makes gzip compare its checksum at the end.
+    # One more byte is enough to know, and makes gzip compare its checksum at the end.
     if stream.read(1):
-        raise ValueError(f"{name} should end after {promised} bytes for shape {shape}, went on")
+        raise ValueError(f"{name} should end after {n_bytes} bytes for shape {shape}, is longer")
     return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def unpack(path: Path, limit: int) -> tuple[bytes, str]:
-    """The uncompressed content of a file, as much as can be had, and what is wrong with it.
+    """Return the uncompressed content of a file as far as possible, and a description of any fault.
 
     Returns:
         At most `limit` bytes, and "" if they are the whole, undamaged content, else the fault.
 
     Raises:
-        OSError: the file cannot be read at all.
+        OSError: The file cannot be read.
     """
     content = bytearray()
-    with _opened(path) as stream:
+    with _open(path) as stream:
         try:
-            # In pieces: a read that meets damage returns nothing of what came before it.
+            # In chunks: a read that fails returns none of the bytes before the damage.
             while chunk := stream.read(min(CHUNK, limit + 1 - len(content))):
                 content += chunk
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -89,23 +89,23 @@ def unpack(path: Path, limit: int) -> tuple[bytes, str]:
     return bytes(content), ""
 
 
-def _up_to(most: int, stream: io.BufferedIOBase) -> bytearray:
-    """The next `most` bytes, or what there is, in memory that grows with it and not before."""
+def _read_at_most(limit: int, stream: io.BufferedIOBase) -> bytearray:
+    """Return the next `limit` bytes, or fewer at the end, in memory that grows as they are read."""
     content = bytearray()
-    while chunk := stream.read(min(CHUNK, most - len(content))):
+    while chunk := stream.read(min(CHUNK, limit - len(content))):
         content += chunk
     return content
 
 
-def _opened(path: Path) -> io.BufferedIOBase:
-    """The file's uncompressed bytes, whatever its name says: some browsers unpack a .gz."""
+def _open(path: Path) -> io.BufferedIOBase:
+    """Open a file's uncompressed bytes, whatever its name: some browsers unpack a .gz file."""
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if compressed else path.open("rb")
 
 
 def _header(stream: io.BufferedIOBase, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """The type and the shape that the magic number and the dimensions promise."""
+    """Return the type and the shape that the magic number and the dimensions declare."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES:
         raise ValueError(
@@ -113,8 +113,8 @@ def _header(stream: io.BufferedIOBase, name: str) -> tuple[np.dtype[Any], tuple[
             f"of dimensions; was {magic.hex(' ') or 'empty'}"
         )
     if not 1 <= magic[3] <= MAX_DIMENSIONS:
-        raise ValueError(f"{name} should have 1..{MAX_DIMENSIONS} dimensions, promises {magic[3]}")
+        raise ValueError(f"{name} should have 1..{MAX_DIMENSIONS} dimensions, declares {magic[3]}")
     sizes = stream.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
-        raise ValueError(f"{name} should promise {magic[3]} dimensions, was truncated before them")
+        raise ValueError(f"{name} should declare {magic[3]} dimensions, was truncated before them")
     return np.dtype(DTYPES[magic[2]]), tuple(np.frombuffer(sizes, ">u4").tolist())

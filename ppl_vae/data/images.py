@@ -1,9 +1,7 @@
-"""Images with labels, and what their pixels are: grey levels, or binary draws of them."""
-
-from __future__ import annotations
+"""Images with labels, and their pixels: grey levels, or binary draws of them."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +10,22 @@ from ppl_vae.shared.checks import check_seed, check_whole
 
 Binarisation = Literal["dynamic", "threshold", "none"]
 Selection = slice | list[int] | npt.NDArray[Any]
-"""What selects images and keeps them a stack of images: a slice, indices, or a mask."""
+"""A selection of several images: a slice, indices, or a mask."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dynamic:
-    """Binary pixels drawn anew whenever a batch is made, each 1 with probability its grey level.
+    """Binary pixels resampled in every batch (dynamic binarisation).
 
-    Training draws in every batch; a bound is measured on one draw, `sample(seed)`; a classifier's
-    `predict` is given the pixels' means, which are the grey levels.
+    Each pixel is 1 with the probability of its grey level. Training resamples the pixels in every
+    batch; evaluation uses one draw, `sample(seed)`; a classifier's `predict` uses their means, the
+    grey levels.
 
-    Arguments:
-        probs: grey levels in [0, 1], floating, shape (n, d); kept as float32.
+    Args:
+        probs: Grey levels in [0, 1], floating, shape (n, d); stored as float32.
 
     Raises:
-        ValueError: `probs` is not two-dimensional, not floating, or leaves [0, 1].
+        ValueError: `probs` is not two-dimensional, not floating, or outside of [0, 1].
 
     References:
         Salakhutdinov & Murray, "On the Quantitative Analysis of Deep Belief Networks", 2008.
@@ -43,26 +42,26 @@ class Dynamic:
     def __len__(self) -> int:
         return len(self.probs)
 
-    def __getitem__(self, index: Selection) -> Dynamic:
+    def __getitem__(self, index: Selection) -> "Dynamic":
         return Dynamic(self.probs[index])
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, d): images and pixels per image."""
+        """The shape (n, d): images and pixels per image."""
         return len(self.probs), self.probs.shape[1]
 
     @property
     def mean(self) -> npt.NDArray[np.float32]:
-        """The grey levels."""
+        """The means of the pixels, which are the grey levels."""
         return self.probs
 
     @property
     def parameters(self) -> tuple[npt.NDArray[np.float32], ...]:
-        """What a batch is drawn from."""
+        """The parameters of the distribution of a batch."""
         return (self.probs,)
 
     def sample(self, seed: int) -> npt.NDArray[np.float32]:
-        """One binary draw of all images, float32, shape (n, d); the same for the same seed."""
+        """Return one binary draw of all images, float32 of shape (n, d), determined by the seed."""
         check_seed(seed)
         uniform = np.random.default_rng(seed).random(self.shape, dtype=np.float32)
         return (uniform < self.probs).astype(np.float32)
@@ -72,16 +71,16 @@ class Dynamic:
 class Images:
     """Flattened images with their labels.
 
-    Arguments:
-        x: pixels in [0, 1], shape (n, d): an array that is used as it is, or `Dynamic`.
-        y: labels 0 .. n_classes - 1, or -1 for unlabelled; int64, shape (n,).
-        image_shape: rows and columns, whose product is d.
-        n_classes: the number of classes C.
-        name: what a user calls the data set.
-        binarisation: what was done to the grey levels; see `binarise`.
+    Args:
+        x: Pixels in [0, 1], shape (n, d): an array, which is not copied, or `Dynamic`.
+        y: Labels 0 .. n_classes - 1, or -1 for unlabelled; int64, shape (n,).
+        image_shape: Rows and columns, whose product is d.
+        n_classes: Number of classes C.
+        name: Name of the data set.
+        binarisation: How grey levels became pixels; see `binarise`.
 
     Raises:
-        ValueError: one of these does not hold.
+        ValueError: An argument is invalid.
     """
 
     x: npt.NDArray[np.float32] | Dynamic
@@ -110,17 +109,21 @@ class Images:
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, indices: Selection) -> Images:
+    def __getitem__(self, indices: Selection) -> Self:
         return replace(self, x=self.x[indices], y=self.y[indices])
 
-    def split(self, n: int, seed: int) -> tuple[Images, Images]:
-        """Splits off `n` images, with the classes in the proportions of the whole.
+    def split(self, n: int, seed: int) -> tuple[Self, Self]:
+        """Split off `n` images with the same proportions of classes.
+
+        Args:
+            n: Number of images in the second part.
+            seed: Random seed of the split.
 
         Returns:
-            The rest, of len(self) - n images, and the part, of n images.
+            Two sets of len(self) - n and n images.
 
         Raises:
-            ValueError: either side would have fewer images than there are classes.
+            ValueError: A part would have fewer images than there are classes.
         """
         from sklearn.model_selection import train_test_split
 
@@ -132,16 +135,16 @@ class Images:
                 f"each of the {classes} classes, was {n}"
             )
         check_seed(seed)
-        rest, part = train_test_split(
+        first, second = train_test_split(
             np.arange(len(self)), test_size=n, stratify=self.y, random_state=seed
         )
-        return self[rest], self[part]
+        return self[first], self[second]
 
-    def join(self, other: Images) -> Images:
-        """These images and then the others, which have the same shape and binarisation.
+    def join(self, other: Self) -> Self:
+        """Return these images followed by others of the same shape and binarisation.
 
         Raises:
-            ValueError: they have not.
+            ValueError: Shape, number of classes or binarisation differ.
         """
         for name in ("image_shape", "n_classes", "binarisation"):
             ours, theirs = getattr(self, name), getattr(other, name)
@@ -156,7 +159,7 @@ class Images:
 
 
 class Splits(NamedTuple):
-    """The three parts of a data set."""
+    """The training, validation and test images of a data set."""
 
     train: Images
     validation: Images
@@ -166,20 +169,21 @@ class Splits(NamedTuple):
 def binarise(
     x: npt.NDArray[np.float32], binarisation: Binarisation
 ) -> npt.NDArray[np.float32] | Dynamic:
-    """Grey levels as what `binarisation` names.
+    """Return grey levels as pixels of the named binarisation.
 
-    - "dynamic": binary pixels drawn anew for each batch (`Dynamic`).
+    - "dynamic": binary pixels resampled in every batch (`Dynamic`).
     - "threshold": 1 where the grey level is above 0.5, else 0.
     - "none": the grey levels themselves.
 
-    Arguments:
-        x: grey levels in [0, 1], floating, shape (n, d).
+    Args:
+        x: Grey levels in [0, 1], floating, shape (n, d).
+        binarisation: One of these three names.
 
     Returns:
         float32 of shape (n, d), or `Dynamic` of that shape.
 
     Raises:
-        ValueError: another name, or `x` that is not such grey levels.
+        ValueError: An argument is invalid.
     """
     check_binarisation(binarisation)
     x = _grey_levels(x, "x")
@@ -189,26 +193,26 @@ def binarise(
 
 
 def binarise_splits(grey: Splits, binarisation: Binarisation) -> Splits:
-    """`binarise` on each part of a data set that was read as grey levels."""
+    """Apply `binarise` to each part of a data set of grey levels."""
 
-    def part(images: Images) -> Images:
+    def binarised(images: Images) -> Images:
         assert isinstance(images.x, np.ndarray)
         return replace(images, x=binarise(images.x, binarisation), binarisation=binarisation)
 
-    return Splits(*(part(images) for images in grey))
+    return Splits(*map(binarised, grey))
 
 
 def check_binarisation(name: str) -> None:
-    """Raises a ValueError unless `name` is one that `binarise` knows."""
+    """Check that `name` is one of `binarise`'s; raises a ValueError if not."""
     if name not in get_args(Binarisation):
         raise ValueError(f"binarisation should be dynamic, threshold or none, was {name!r}")
 
 
 def _grey_levels(x: npt.NDArray[Any], argument: str) -> npt.NDArray[np.float32]:
-    """`x` as float32, or a ValueError that says what is wrong with it."""
+    """Return `x` as float32; a ValueError says what is wrong with it."""
     if not (isinstance(x, np.ndarray) and x.ndim == 2 and np.issubdtype(x.dtype, np.floating)):
         raise ValueError(f"{argument} should be floating of shape (n, d), was {_kind(x)}")
-    # Written so that NaN, for which every comparison is false, does not pass.
+    # In this form NaN, for which every comparison is false, fails the check.
     if x.size and not (x.min() >= 0 and x.max() <= 1):
         n_nan = int(np.isnan(x).sum())
         was = f"had {n_nan} NaN" if n_nan else f"was in [{x.min()}, {x.max()}]"

@@ -1,6 +1,4 @@
-"""Hiding labels: which few images of a data set a semi-supervised learner is told about."""
-
-from __future__ import annotations
+"""Hidden labels, for semi-supervised learning from a few labelled images."""
 
 from typing import Any
 
@@ -16,22 +14,22 @@ UNLABELLED = -1
 def hide_labels(
     y: npt.NDArray[np.integer[Any]], n_labels: int, seed: int, n_classes: int
 ) -> npt.NDArray[np.int64]:
-    """A copy of `y` with `n_labels` labels kept, equally many of each class, and the others -1.
+    """Return a copy of `y` with `n_labels` labels, equally many of each class, and -1 elsewhere.
 
-    Where n_labels is no multiple of n_classes, the remainder goes to random classes, one each.
+    If n_labels is not a multiple of n_classes, random classes get one label more.
 
-    Arguments:
-        y: labels 0 .. n_classes - 1, integers, shape (n,).
-        n_labels: how many to keep, from n_classes to n.
-        seed: which to keep; the same seed keeps the same ones.
-        n_classes: the number of classes.
+    Args:
+        y: Labels 0 .. n_classes - 1, integers, shape (n,).
+        n_labels: Number of labels to keep, from n_classes to n.
+        seed: Random seed of the choice.
+        n_classes: Number of classes.
 
     Returns:
         int64 of shape (n,).
 
     Raises:
         ValueError: `y` is empty or has other values, `n_labels` is out of range, or a class has
-            fewer examples than are to be kept of it.
+            fewer examples than should be kept.
     """
     y = np.asarray(y)
     check_whole("n_classes", n_classes, 1)
@@ -52,7 +50,7 @@ def hide_labels(
 
 
 def _counts(y: npt.NDArray[np.integer[Any]], n_classes: int) -> npt.NDArray[np.int64]:
-    """Examples per class, shape (n_classes,), of a `y` that is found in order."""
+    """Return the number of examples per class, shape (n_classes,), after a check of `y`."""
     if y.ndim != 1 or len(y) == 0 or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(
             f"y should be integers of shape (n,), n at least 1, was {y.dtype} of shape {y.shape}"
@@ -65,7 +63,7 @@ def _counts(y: npt.NDArray[np.integer[Any]], n_classes: int) -> npt.NDArray[np.i
 def _shares(
     counts: npt.NDArray[np.int64], n_labels: int, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """How many labels to keep of each class, shape (n_classes,)."""
+    """Return the number of labels to keep of each class, shape (n_classes,)."""
     n_classes = len(counts)
     each, remainder = divmod(n_labels, n_classes)
     if counts.min() < each:
@@ -73,13 +71,13 @@ def _shares(
             f"y should have at least {each} examples of each class for n_labels = {n_labels}, "
             f"had {counts.min()} of class {counts.argmin()}"
         )
-    # Only classes that can spare one more, so that success does not depend on the seed.
-    able = np.flatnonzero(counts > each)
-    if len(able) < remainder:
+    # Only classes with another example, so that success does not depend on the seed.
+    available = np.flatnonzero(counts > each)
+    if len(available) < remainder:
         raise ValueError(
             f"y should have {remainder} classes of more than {each} examples for "
-            f"n_labels = {n_labels}, had {len(able)}"
+            f"n_labels = {n_labels}, had {len(available)}"
         )
     shares = np.full(n_classes, each, dtype=np.int64)
-    shares[rng.choice(able, size=remainder, replace=False)] += 1
+    shares[rng.choice(available, size=remainder, replace=False)] += 1
     return shares

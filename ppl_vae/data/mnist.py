@@ -1,6 +1,4 @@
-"""MNIST, from the four idx files: found where the user keeps data, else downloaded once."""
-
-from __future__ import annotations
+"""MNIST, from four idx files in the user's folders, or downloaded once."""
 
 import hashlib
 import io
@@ -21,13 +19,13 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 N_VALIDATION = 10_000
-"""The last of the training file."""
+"""Number of validation images, the last of the training file."""
 
 
 class IdxFile(NamedTuple):
-    """One of the four files: its MD5 sum and its size in bytes, both of the uncompressed content.
+    """One of the four files, with MD5 sum and size in bytes of its uncompressed content.
 
-    Archives of the same content differ (time stamps, compression level), so their sums say little.
+    Archives of the same content differ (time stamps, compression level), and so do their sums.
     """
 
     name: str
@@ -46,26 +44,27 @@ FILES = {
 
 
 def mnist(binarisation: Binarisation = "dynamic", folder: Path | None = None) -> Splits:
-    """Handwritten digits, 28x28: 50 000 train, 10 000 validation (the last of 60 000), 10 000 test.
+    """Return handwritten digits of 28x28 pixels: 50 000 train, 10 000 validation, 10 000 test.
 
-    The files, plain or `.gz`, are looked for in `folder`, then in the folder that the environment
-    variable PPL_VAE_DATA names, then in the user's cache, in each also under `mnist/`. What is
-    missing is downloaded into the cache. All content is verified by its MD5 sum before it is used.
+    Validation images are the last 10 000 of the 60 000 of the training file. The files, plain or
+    `.gz`, are searched for in `folder`, then in the folder named by the environment variable
+    PPL_VAE_DATA, each with its subfolder `mnist`, then in the user's cache. Missing files are
+    downloaded into the cache. All content is verified by its MD5 sum before use.
 
-    Arguments:
+    Args:
         binarisation: "dynamic", "threshold" or "none"; see `ppl_vae.data.images.binarise`.
-        folder: where to look first.
+        folder: First folder to search.
 
     Raises:
-        ValueError: `binarisation` is none of these, a folder does not exist, or a file that was
-            found has other content than it should.
-        FileNotFoundError: a file is nowhere, and no mirror delivered it.
+        ValueError: `binarisation` has another value, a folder does not exist, or a file has the
+            wrong content.
+        FileNotFoundError: A file is missing, and no mirror delivered it.
 
     References:
         LeCun, Bottou, Bengio & Haffner, "Gradient-Based Learning Applied to Document Recognition",
         1998. The parts are those of Larochelle & Murray, 2011, and Burda et al., 2016.
     """
-    check_binarisation(binarisation)  # before anything is downloaded
+    check_binarisation(binarisation)  # before any download
     folders = list(_folders(folder))
     arrays = {part: _load(file, folders) for part, file in FILES.items()}
     rest = _images(arrays["train images"], arrays["train labels"])
@@ -75,21 +74,21 @@ def mnist(binarisation: Binarisation = "dynamic", folder: Path | None = None) ->
 
 
 def cache_folder() -> Path:
-    """Where downloaded files stay."""
+    """Return the folder of downloaded files."""
     import pooch
 
     return Path(pooch.os_cache("ppl_vae")) / "mnist"
 
 
 def _images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> Images:
-    """Grey levels in [0, 1] from bytes of shape (n, rows, columns)."""
+    """Return images with grey levels in [0, 1] from bytes of shape (n, rows, columns)."""
     n, rows, columns = pixels.shape
     x = pixels.reshape(n, rows * columns).astype(np.float32) / np.float32(255)
     return Images(x, labels.astype(np.int64), (rows, columns), 10, "mnist", "none")
 
 
 def _folders(folder: Path | None) -> Iterator[Path]:
-    """Where to look, in order."""
+    """Yield the folders to search, in order."""
     named = {"folder": folder, "PPL_VAE_DATA": os.environ.get("PPL_VAE_DATA")}
     for argument, value in named.items():
         if value:
@@ -100,13 +99,13 @@ def _folders(folder: Path | None) -> Iterator[Path]:
 
 
 def _load(file: IdxFile, folders: list[Path]) -> npt.NDArray[Any]:
-    """The verified content of one file, from the first folder that has it, else from a mirror."""
+    """Return the verified content of a file, from the first folder that has it or from a mirror."""
     paths = (folder / name for folder in folders for name in (file.name, file.name + ".gz"))
     path = next(filter(Path.is_file, paths), None)
     if path is None:
-        return _parsed(_downloaded(file), file)
+        return _parse(_download_from_mirrors(file), file)
     try:
-        return _parsed(path, file)
+        return _parse(path, file)
     except ValueError as error:
         raise ValueError(
             f"{error}. Delete it, and it is downloaded again, or put {file.name}.gz from "
@@ -114,26 +113,26 @@ def _load(file: IdxFile, folders: list[Path]) -> npt.NDArray[Any]:
         ) from error
 
 
-def _parsed(path: Path, file: IdxFile) -> npt.NDArray[Any]:
-    """The array in a file whose content has the right sum; else a ValueError."""
+def _parse(path: Path, file: IdxFile) -> npt.NDArray[Any]:
+    """Return the array in a file whose content has the right sum; raise a ValueError otherwise."""
     content, fault = unpack(path, limit=file.size)
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != file.md5 or fault:
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 != file.md5 or fault:
         raise ValueError(
             f"{path} should uncompress to {file.size} bytes with MD5 {file.md5}, "
-            f"was {len(content)} bytes with MD5 {found}" + (f" ({fault})" if fault else "")
+            f"was {len(content)} bytes with MD5 {md5}" + (f" ({fault})" if fault else "")
         )
     return parse_idx(io.BytesIO(content), str(path))
 
 
-def _downloaded(file: IdxFile) -> Path:
-    """The file in the cache, from the first mirror that delivers the right content."""
+def _download_from_mirrors(file: IdxFile) -> Path:
+    """Return the cached file, from the first mirror that delivers the right content."""
     cache = cache_folder()
     faults = []
     for mirror in MIRRORS:
         url = f"{mirror}{file.name}.gz"
         try:
-            return _fetched(url, file, cache)
+            return _download(url, file, cache)
         except (OSError, ValueError) as error:
             faults.append(f"  {url}: {error}")
     raise FileNotFoundError(
@@ -144,16 +143,16 @@ def _downloaded(file: IdxFile) -> Path:
     )
 
 
-def _fetched(url: str, file: IdxFile, cache: Path) -> Path:
-    """Downloads a file, verifies it, and only then gives it the name that is looked for.
+def _download(url: str, file: IdxFile, cache: Path) -> Path:
+    """Download a file to a temporary folder, verify it, and move it to the cache.
 
-    A download that is bad or broken off leaves nothing that could be taken for the file.
+    A bad or interrupted download leaves nothing that could be taken for the file.
     """
     import pooch
 
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as part:
-        path = Path(part) / f"{file.name}.gz"
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as temporary:
+        path = Path(temporary) / f"{file.name}.gz"
         pooch.HTTPDownloader(progressbar=True)(url, str(path), None)
-        _parsed(path, file)
+        _parse(path, file)
         return path.replace(cache / path.name)

@@ -1,4 +1,4 @@
-"""Interpolation between codes along a graph of codes, instead of along a straight line."""
+"""Interpolation along a graph of codes instead of along a straight line."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ Codes = npt.NDArray[np.floating[Any]]
 
 
 def path_along_graph(nodes: Any, start: Any, end: Any, n_neighbours: int = 18) -> Codes:
-    """The shortest path from node to node between the nodes nearest to two codes.
+    """Return the shortest path through the graph between the nodes nearest to two codes.
 
     Nodes are joined to their nearest neighbours by edges as long as their Euclidean distance. With
-    nodes from a learned prior, of a `VHP` the means of p(z | zeta) with zeta drawn from p(zeta),
+    nodes from a learned prior (of a `VHP`: the means of p(z | zeta) with zeta drawn from p(zeta)),
     the path stays where the prior has its mass.
 
     References:
@@ -25,17 +25,17 @@ def path_along_graph(nodes: Any, start: Any, end: Any, n_neighbours: int = 18) -
         Dijkstra's algorithm, which finds the same paths (the paper: A*).
 
     Args:
-        nodes: Codes that make the graph, shape (n, z_dim).
-        start: The code from whose nearest node the path goes, shape (z_dim,), and
-        end: the one to whose nearest node it leads.
-        n_neighbours: Number of nearest neighbours of each node; a node is joined to these, and to
-            those that it is a nearest neighbour of.
+        nodes: Codes, the nodes of the graph, shape (n, z_dim).
+        start: Code whose nearest node is the path's start, shape (z_dim,).
+        end: Code whose nearest node is the path's end, shape (z_dim,).
+        n_neighbours: Number of nearest neighbours of each node. An edge joins two nodes if
+            either is among the nearest neighbours of the other.
 
     Returns:
         The nodes on the path, both ends included, shape (m, z_dim).
 
     Raises:
-        ValueError: the graph has no path between the two, or an argument has another form.
+        ValueError: The graph has no path between the two, or an argument is invalid.
     """
     from scipy.sparse.csgraph import dijkstra
     from sklearn.neighbors import kneighbors_graph
@@ -64,7 +64,7 @@ def path_along_graph(nodes: Any, start: Any, end: Any, n_neighbours: int = 18) -
 
 
 def evenly(path: Any, n: int) -> Codes:
-    """n points at equal distances along the straight pieces of a path, both ends included.
+    """Return n equidistant points along the straight pieces of a path, both ends included.
 
     Args:
         path: Codes, shape (m, z_dim).
@@ -81,7 +81,7 @@ def evenly(path: Any, n: int) -> Codes:
 
 
 def _nearest(codes: Codes, name: str, code: Any) -> int:
-    """The index of the code that is nearest to `code`."""
+    """Return the index of the code nearest to `code`."""
     point = as_numpy(code)
     if point.shape != codes.shape[1:]:
         raise ValueError(f"{name} should have shape {codes.shape[1:]}, had {point.shape}")

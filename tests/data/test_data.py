@@ -275,17 +275,17 @@ BAD_IDX = {
     "magic number.*was 3c 21 44 4f": b"<!DOCTYPE html>",
     "magic number.*was 00 00 0a 03": b"\0\0\x0a\3" + WHOLE[4:],
     "magic number.*was 01 00 08 03": b"\1" + WHOLE[1:],
-    "1..8 dimensions, promises 0": b"\0\0\x08\0",
-    "1..8 dimensions, promises 200": b"\0\0\x08\xc8" + WHOLE,
-    "promise 3 dimensions, was truncated": WHOLE[:15],
+    "1..8 dimensions, declares 0": b"\0\0\x08\0",
+    "1..8 dimensions, declares 200": b"\0\0\x08\xc8" + WHOLE,
+    "declare 3 dimensions, was truncated": WHOLE[:15],
     r"24 bytes for shape \(2, 3, 4\), was truncated to 23": WHOLE[:-1],
-    "end after 24 bytes .*, went on": WHOLE + b"\0",
-    "at most 1073741824 bytes, promises": WHOLE[:4] + b"\xff" * 12 + WHOLE[16:],
+    "end after 24 bytes .*, is longer": WHOLE + b"\0",
+    "at most 1073741824 bytes, declares": WHOLE[:4] + b"\xff" * 12 + WHOLE[16:],
     "damaged: Compressed file ended": PACKED[:-9],
     "damaged: CRC check failed": PACKED[:-8] + bytes(4) + PACKED[-4:],
     "damaged: Not a gzipped file": PACKED + b"more",
     "damaged: Error -3": PACKED[:10] + b"\xff" + PACKED[11:],
-    "end after 24 bytes .*, went on$": gzip.compress(WHOLE + b"0"),
+    "end after 24 bytes .*, is longer$": gzip.compress(WHOLE + b"0"),
 }
 
 
@@ -299,13 +299,13 @@ def test_read_idx_refuses(message: str, tmp_path: Path) -> None:
 
 def test_no_more_is_read_than_the_header_promises(tmp_path: Path) -> None:
     stream = io.BytesIO(WHOLE + bytes(1000))
-    with pytest.raises(ValueError, match="went on"):
+    with pytest.raises(ValueError, match="is longer"):
         parse_idx(stream, "stream")
     assert stream.tell() == len(WHOLE) + 1
     bomb = tmp_path / "bomb"
     bomb.write_bytes(gzip.compress(WHOLE + bytes(2**26), compresslevel=1))
     tracemalloc.start()
-    with pytest.raises(ValueError, match="went on"):
+    with pytest.raises(ValueError, match="is longer"):
         read_idx(bomb)
     assert unpack(bomb, len(WHOLE)) == (WHOLE, "longer than 40 bytes")
     peak = tracemalloc.get_traced_memory()[1]

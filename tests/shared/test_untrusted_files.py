@@ -243,11 +243,11 @@ def test_a_header_of_blanks_is_not_gone_through(tmp_path: Path) -> None:
 
 IDX: dict[str, tuple[bytes, str]] = {
     "a-gigabyte": (b"\0\0\x08\1\x3f\xff\xff\xff", "1073741823 bytes .* truncated to 0"),
-    "more": (b"\0\0\x0e\2" + b"\xff" * 8, "at most 1073741824 bytes, promises"),
-    "eight": (b"\0\0\x08\x08" + b"\xff" * 32, "at most 1073741824 bytes, promises"),
+    "more": (b"\0\0\x0e\2" + b"\xff" * 8, "at most 1073741824 bytes, declares"),
+    "eight": (b"\0\0\x08\x08" + b"\xff" * 32, "at most 1073741824 bytes, declares"),
     "none-of-many": (
         b"\0\0\x08\x08" + bytes(4) + b"\xff" * 28,
-        "at most 1073741824 bytes, promises",
+        "at most 1073741824 bytes, declares",
     ),
     "none-of-few": (b"\0\0\x0e\2" + bytes(4) + b"\0\0\0\1" + b"more", "end after 0 bytes"),
 }
