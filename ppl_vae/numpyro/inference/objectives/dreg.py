@@ -1,4 +1,4 @@
-"""Gradients of the guide by the path of the draws alone, as `ppl_vae.inference.objectives.dreg`."""
+"""See `ppl_vae.inference.objectives.dreg`."""
 
 from abc import abstractmethod
 
@@ -13,8 +13,6 @@ from ppl_vae.numpyro.inference.objectives.parts.path_gradients import PathObject
 
 
 class _PathGradient(PathObjective):
-    """-L, whose gradient is a weighted sum over particles: one for p, one for the paths of q."""
-
     def check_draws(self, draws: Draws) -> None:
         super().check_draws(draws)
         check_reparametrised(draws)
@@ -30,15 +28,7 @@ class _PathGradient(PathObjective):
 
 
 class STL(_PathGradient):
-    """-ELBO with the path derivative, as `ppl_vae.inference.STL`.
-
-    Args:
-        k: Number of particles, whose average is taken.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: (when used) as `IWAE`, or a latent site is not reparametrised.
-    """
+    """See `ppl_vae.inference.STL`."""
 
     def __init__(self, k: int = 1, *, max_plate_nesting: int = 1) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
@@ -52,15 +42,7 @@ class STL(_PathGradient):
 
 
 class DReG(_PathGradient):
-    """Minus the importance weighted bound, as `ppl_vae.inference.DReG`.
-
-    Args:
-        k: Number of particles K.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: (when used) as `STL`.
-    """
+    """See `ppl_vae.inference.DReG`."""
 
     def value(self, log_w: Array) -> Array:
         return -log_mean_exp(log_w)

@@ -30,29 +30,11 @@ from ppl_vae.shared.schedules import Schedule
 
 
 class ELBO(Objective):
-    """-ELBO = -E_q[log p(x, z) - log q(z | x)], as `ppl_vae.inference.ELBO`.
+    """See `ppl_vae.inference.ELBO`.
 
-    A baseline is learned by `fit` alone, which has a place for what is learned: `numpyro.infer.SVI`
-    has none and is refused. `fit` leaves the given network as it is, like the model; the one that
-    was trained is in the checkpoint, under "network.baseline".
-
-    Args:
-        k: Number of particles, whose average is taken.
-        analytic_kl: KL(q(z | x) || p(z)) in closed form for each latent site in the data plate,
-            where the default uses log q - log p at the draw.
-        baseline: What is taken from the signal of the score function: None, "average", or an
-            `equinox.Module` that is called with the arguments of the programs and gives a number
-            for each datum, shape (N,) or (N, 1): `BaselineNet`.
-        beta: Weight of log p(z) - log q(z | x) of every latent site, a number or a `Warmup` that
-            `fit` advances.
-        free_bits: lambda, in nats: the KL term of each latent site in the data plate, averaged over
-            the batch, counts as max(lambda, KL); or a `FreeBits`, which may be per unit.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: (when used) a closed form is asked for and there is none for a site; beta is a
-            `Warmup` and the epoch is not known; a baseline, beta or free bits are asked for and
-            there is nothing they are for, or it cannot be told from the rest (see the message).
+    A baseline is trained by `fit` alone: `numpyro.infer.SVI` has no place for what is learned, and
+    is refused. `fit` does not change the given network, an `equinox.Module`; the trained one is in
+    the checkpoint, under "network.baseline".
     """
 
     def __init__(
@@ -86,7 +68,6 @@ class ELBO(Objective):
         return self._with(baseline=with_parameters(self.baseline, own)) if own else self
 
     def state(self) -> dict[str, Array]:
-        """c, NaN before the first step, if there is a baseline."""
         return {} if self.baseline is None else {"baseline": jnp.asarray(jnp.nan)}
 
     def at(self, epoch: Any) -> Self:
@@ -146,7 +127,6 @@ class ELBO(Objective):
 
 
 def _check_weighed(draws: Draws, beta: Any, free_bits: FreeBits) -> None:
-    """There is a KL term for what is asked of it."""
     if any(not site.observed for site in draws.guide.values()):
         return
     for name, given in (("beta", not same(beta, 1.0)), ("free_bits", free_bits.nats > 0)):
@@ -159,24 +139,14 @@ def _check_weighed(draws: Draws, beta: Any, free_bits: FreeBits) -> None:
 
 @dataclass(frozen=True)
 class _Terms:
-    """What the bound of each datum is made of.
-
-    Attributes:
-        weight: q of the values that the guide enumerates, (..., K, N), or 1.
-        log_w: log p(x, z) - log q(z | x) with scales, (..., K, N).
-        score: log q of the draws that are not reparametrised, (..., K, N), if there are any.
-    """
-
     weight: Array
     log_w: Array
     score: Array | None
 
     def signal(self) -> Array:
-        """The bound of each particle and datum, numbers alone, (K, N)."""
         return _flat(lax.stop_gradient(self.weight * self.log_w))
 
     def bound(self, baseline: float | Array = 0.0) -> Array:
-        """The bound of each datum, (N,), its gradient unbiased; baseline as `signal`."""
         bound = self.weight * self.log_w
         if self.score is not None:
             signal = lax.stop_gradient(bound - self.weight * baseline)
@@ -185,7 +155,6 @@ class _Terms:
 
 
 def _flat(bound: Array) -> Array:
-    """(K, N) of (..., K, N), enumerated values summed over."""
     particles, n = bound.shape[-2:]
     return bound.reshape(-1, particles, n).sum(0)
 
@@ -197,7 +166,7 @@ def elbo_per_datum(
     beta: float | Array = 1.0,
     max_plate_nesting: int = 1,
 ) -> Array:
-    """The bound of each datum, shape (N,), its gradient unbiased; sites in the data plate only."""
+    """See `ppl_vae.inference.objectives.elbo.elbo_per_datum`."""
     return _terms(draws, analytic_kl, beta, max_plate_nesting).bound()
 
 
@@ -216,7 +185,7 @@ def _terms(draws: Draws, analytic_kl: bool, beta: float | Array, max_plate_nesti
 
 
 def elbo_of_globals(draws: Draws, *, beta: float | Array = 1.0) -> Array:
-    """The bound's terms of the sites outside the data plate, a scalar averaged over particles."""
+    """See `ppl_vae.inference.objectives.elbo.elbo_of_globals`."""
     total = jnp.zeros(())
     for sign, sites in ((1.0, draws.model), (-1.0, draws.guide)):
         for site in sites.values():
@@ -234,7 +203,6 @@ def elbo_of_globals(draws: Draws, *, beta: float | Array = 1.0) -> Array:
 
 
 def _log_joint(draws: Draws, beta: float | Array, leave_out: set[str]) -> Array:
-    """log p(x, z) of each particle and datum, sites that only the model enumerates summed out."""
     sites = [site for site in draws.model.values() if site.local and site.name not in leave_out]
     only_model = [site for site in sites if site.enum_dim is not None]
     only_model = [site for site in only_model if site.name not in draws.guide]

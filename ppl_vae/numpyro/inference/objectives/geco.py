@@ -1,4 +1,4 @@
-"""The evidence lower bound under a constraint, as `ppl_vae.inference.objectives.geco`."""
+"""See `ppl_vae.inference.objectives.geco`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,23 +24,7 @@ LARGEST_STEP = 0.1
 
 
 class GECO(Objective):
-    """Smallest KL with reconstructions within a tolerance, as `ppl_vae.inference.GECO`.
-
-    Args:
-        tolerance: The bound on E[-log p(x | z)] of a datum, all observed sites together, in nats.
-        k: Number of draws: of `inner`, or if there are none of all, whose average is taken.
-        inner: Names of the latent sites of the prior; observed sites do not depend on them.
-        update: How beta changes.
-        start: beta at first.
-        rate: Step size of log beta, per nat of delta.
-        tau: Slope of (2) where beta is near 1.
-        decay: Weight of the past in the moving average.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: (when used) a site is enumerated or not reparametrised, has a scale or lies
-            outside the data plate; `inner` is not what it should be.
-    """
+    """See `ppl_vae.inference.GECO`."""
 
     def __init__(
         self,
@@ -65,7 +49,6 @@ class GECO(Objective):
         self._state = self.state()
 
     def state(self) -> dict[str, Array]:
-        """beta, the moving average of C (NaN before the first step), and whether it was met."""
         numbers = {"beta": self.start, "reconstruction": math.nan, "reached": 0.0}
         return {name: jnp.asarray(value) for name, value in numbers.items()}
 
@@ -91,7 +74,6 @@ class GECO(Objective):
         )
 
     def _next(self, reconstruction: Array) -> dict[str, Array]:
-        """The numbers after a step with this mean of C in its batch."""
         old = self._state
         beta, average = old["beta"], old["reconstruction"]
         average = jnp.where(
@@ -113,7 +95,6 @@ class GECO(Objective):
     def per_datum(
         self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
     ) -> tuple[Array, Array]:
-        """-log p(x | z), and log q(z | x) less the bound of log p(z): each of shape (N,)."""
         settings = {"max_plate_nesting": self.max_plate_nesting, **kwargs}
         for_outer, for_inner = jax.random.split(key)
         k = 1 if self.inner else self.k
@@ -137,7 +118,6 @@ class GECO(Objective):
         return -log_x[0], (log_q - logsumexp(log_w, 0) + math.log(self.k)).reshape(-1)  # (3)
 
     def _free_of_inner(self, names: set[str], *, hide: bool) -> Callable[[Any], bool]:
-        """For `handlers.block`: hides sites, whose distributions should be one for all draws."""
         particles = -1 - self.max_plate_nesting
 
         def hidden(msg: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A conditional model trained as it is used for prediction too."""
+"""See `ppl_vae.inference.objectives.hybrid`."""
 
 from typing import Any
 
@@ -13,20 +13,7 @@ from ppl_vae.shared.checks import check_flag, check_fraction
 
 
 class Hybrid(Objective):
-    """alpha L_CVAE + (1 - alpha) L_GSNN, as `ppl_vae.inference.Hybrid`.
-
-        L_CVAE = E_{q(z | c, x)} [log p(x, z | c) - log q(z | c, x)]      (1)
-        L_GSNN = E_{p(z | c)} log p(x | c, z)                             (2)
-
-    The second is the ELBO with the prior for a guide, so it trains what predicts x from c alone.
-    alpha = 0 trains no guide: freeze its networks, or take the pair `cvae.gsnn()` and `ELBO`.
-
-    Args:
-        alpha: Weight of (1), in [0, 1].
-        k: Number of particles, of each bound.
-        analytic_kl: KL terms in closed form, see `ELBO`.
-        max_plate_nesting: Number of plate dimensions of the programs.
-    """
+    """See `ppl_vae.inference.Hybrid`."""
 
     def __init__(
         self,

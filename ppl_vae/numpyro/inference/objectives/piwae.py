@@ -1,4 +1,4 @@
-"""A bound for the model and others for the guide, as `ppl_vae.inference.objectives.piwae`."""
+"""See `ppl_vae.inference.objectives.piwae`."""
 
 import jax
 from jax import Array, lax
@@ -10,16 +10,7 @@ from ppl_vae.shared.checks import check_whole
 
 
 class PIWAE(PathObjective):
-    """One bound of m k particles for the model, m of k for the guide, as `ppl_vae.inference.PIWAE`.
-
-    Args:
-        m: Number of bounds of the guide.
-        k: Number of particles of each.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: (when used) as `IWAE`.
-    """
+    """See `ppl_vae.inference.PIWAE`."""
 
     def __init__(self, m: int, k: int, *, max_plate_nesting: int = 1) -> None:
         check_whole("m", m, 1)

@@ -22,27 +22,10 @@ from ppl_vae.shared.schedules import Schedule
 
 
 class Relaxed(Objective):
-    """-ELBO of the pair with relaxed discrete latents, as `ppl_vae.inference.Relaxed`.
+    """See `ppl_vae.inference.Relaxed`.
 
-        loss = -E_{q_t(z | x)}[log p_t(x, z) - log q_t(z | x)]
-        Bernoulli(alpha):    z = sigmoid((alpha + L) / t),   L logistic                     (1)
-        Categorical(alpha):  z = softmax((alpha + G) / t),   G_1, ..., G_C Gumbel           (2)
-
-    Programs see floating values where they had 0 and 1, and for a `Categorical` of shape (...)
-    one-hot vectors of shape (..., C). They must use these as numbers: `z.astype(int)` has no
-    gradient, and here, unlike in Pyro, that is not noticed.
-
-    Args:
-        temperature: t > 0, a number or a schedule that `fit` advances, such as
-            `ExponentialDecay(1.0, 0.5, epochs)`.
-        hard: Whether programs see the nearest discrete values, with the gradients of z.
-        k: Number of particles, whose average is taken.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: temperature is not such; (when used) it is a schedule and the epoch is not
-            known, the guide has no discrete latent, enumerates one, or has one that is neither
-            Bernoulli nor categorical, or the model has another kind at its site.
+    Programs must use relaxed values as numbers: `z.astype(int)` has no gradient, and unlike in Pyro
+    this is not noticed.
     """
 
     def __init__(
@@ -89,17 +72,6 @@ class Relaxed(Objective):
 
 
 class _Relaxing(Messenger):  # type: ignore[misc]
-    """Gives a program relaxed values z, while around it the sites are drawn and scored as logits.
-
-    It lies inside of what traces and replays, which see logits alone.
-
-    Args:
-        program: The program.
-        temperature: t.
-        hard: Whether the program sees discrete values.
-        of_guide: The kinds of the guide's latent sites where the program is the model.
-    """
-
     def __init__(
         self,
         program: Program,

@@ -1,4 +1,4 @@
-"""Bounds by Renyi's and by the chi divergence, as `ppl_vae.inference.objectives.renyi`."""
+"""See `ppl_vae.inference.objectives.renyi`."""
 
 import math
 
@@ -15,16 +15,7 @@ from ppl_vae.shared.objectives.renyi import check_alpha, check_order
 
 
 class Renyi(MultiSample):
-    """Minus the variational Renyi bound, as `ppl_vae.inference.Renyi`.
-
-    Args:
-        alpha: Any number but 1, or `float("-inf")`.
-        k: Number of particles K.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: alpha is 1; (when used) as `IWAE`.
-    """
+    """See `ppl_vae.inference.Renyi`."""
 
     def __init__(self, alpha: float, k: int, *, max_plate_nesting: int = 1) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
@@ -46,16 +37,7 @@ class Renyi(MultiSample):
 
 
 class CUBO(PathObjective):
-    """The chi upper bound of log p(x), which trains the guide, as `ppl_vae.inference.CUBO`.
-
-    Args:
-        n: Order of the bound, above 1.
-        k: Number of particles K.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: (when used) as `IWAE`.
-    """
+    """See `ppl_vae.inference.CUBO`."""
 
     def __init__(self, n: float, k: int, *, max_plate_nesting: int = 1) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)

@@ -27,23 +27,11 @@ from ppl_vae.shared.checks import (
 
 
 class SemiSupervised(Objective):
-    """J^alpha of Kingma et al. 2014, as `ppl_vae.inference.SemiSupervised`.
+    """See `ppl_vae.inference.SemiSupervised`.
 
-    A compiled program needs to know the shapes, and so the number of labelled data in a batch.
-    Where `jax.jit` traces the labels, as in a jitted `SVI.update`, that is `labelled_first`;
-    elsewhere, as in `SVI.run`, labels are looked at and may be anywhere. `fit` sees to it.
-
-    Args:
-        alpha: Weight of the classification loss in (9).
-        k: Number of particles.
-        analytic_kl: KL terms in closed form, see `ELBO`.
-        labelled_fraction: Labelled fraction of the data set; by default `fit` counts the labels of
-            its data, and elsewhere that of the batch is taken.
-        labelled_per_batch: Labelled data in each batch that `fit` makes, in addition to
-            `batch_size` unlabelled ones (fewer if there are fewer).
-        max_plate_nesting: Number of plate dimensions of the programs.
-        labelled_first: In batches whose labels are traced: this number of labelled data come first
-            (all, if the batch is smaller), and unlabelled ones follow.
+    Where `jax.jit` traces the labels, as in a jitted `SVI.update`, the first `labelled_first` data
+    of a batch must be the labelled ones (all, if the batch is smaller). Elsewhere, as in `SVI.run`,
+    labels are read and may be anywhere. `fit` sees to it.
     """
 
     def __init__(
@@ -161,7 +149,6 @@ class SemiSupervised(Objective):
     def batches(
         self, batch_size: int, generator: np.random.Generator, *data: Any
     ) -> list[np.ndarray]:
-        """`batch_size` unlabelled data, each once an epoch, and some of the labelled in turn."""
         known = as_numpy(data[-1]) != UNLABELLED
         labelled, unlabelled = np.flatnonzero(known), np.flatnonzero(~known)
         if len(unlabelled) == 0:

@@ -1,4 +1,4 @@
-"""The thermodynamic variational objective, as `ppl_vae.inference.objectives.tvo`."""
+"""See `ppl_vae.inference.objectives.tvo`."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
@@ -16,17 +16,7 @@ Bound: TypeAlias = Literal["lower", "upper"]
 
 
 class TVO(PathObjective):
-    """A Riemann sum of int_0^1 E_{pi_beta}[log w] dbeta, as `ppl_vae.inference.TVO`.
-
-    Args:
-        k: Number of particles K, at least 2.
-        partitions: Number P of intervals, or the points 0 = beta_0 < ... < beta_P = 1.
-        bound: "lower" or "upper".
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: an argument is not such; (when used) as `IWAE`.
-    """
+    """See `ppl_vae.inference.TVO`."""
 
     def __init__(
         self,
@@ -59,7 +49,6 @@ class TVO(PathObjective):
         return -(scale * (of_weight * log_w + of_guide * log_q)).sum()
 
     def _tempered_weights(self, log_w: Array) -> tuple[Array, Array, Array]:
-        """beta and its interval's width, (P, 1, 1), and the v_i at each beta, (P, K, N)."""
         edges = jnp.asarray(self.partitions, log_w.dtype)[:, None, None]
         beta = edges[1:] if self.bound == "upper" else edges[:-1]
         # Compiled, a product and a difference are one operation: they are not rounded alike.

@@ -13,16 +13,7 @@ Mean: TypeAlias = Literal["geometric", "arithmetic"]
 
 
 class VIMCO(IWAE):
-    """Minus the importance weighted bound, as `ppl_vae.inference.VIMCO`.
-
-    Args:
-        k: Number of particles K, at least 2.
-        mean: Which mean of the other weights m_{-i} is, "geometric" or "arithmetic".
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: k or mean is not such; (when used) as `IWAE`.
-    """
+    """See `ppl_vae.inference.VIMCO`."""
 
     def __init__(self, k: int, mean: Mean = "geometric", *, max_plate_nesting: int = 1) -> None:
         check_whole("k", k, 2)
@@ -41,7 +32,6 @@ class VIMCO(IWAE):
 
 
 def _before_and_after(log_w: Array, accumulate: Any, empty: float) -> tuple[Array, Array]:
-    """What the particles before each one, and those after it, add up to: (..., K, N) both."""
     axis = log_w.ndim - 2
     before = accumulate(log_w[..., :-1, :], axis=axis)
     after = accumulate(log_w[..., 1:, :], axis=axis, reverse=True)

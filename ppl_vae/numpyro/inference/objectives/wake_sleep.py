@@ -1,4 +1,4 @@
-"""Wake-sleep, as `ppl_vae.inference.objectives.wake_sleep`."""
+"""See `ppl_vae.inference.objectives.wake_sleep`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,19 +16,7 @@ from ppl_vae.shared.objectives.wake_sleep import check_phases, in_place_of_data
 
 
 class RWS(PathObjective):
-    """Reweighted wake-sleep, as `ppl_vae.inference.RWS`.
-
-    Args:
-        k: Number of particles K; at least 2 for the wake phase of the guide.
-        wake_phi: Whether the guide has a wake phase.
-        sleep_phi: Whether the guide has a sleep phase.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: k is not such, or the guide has no phase; (when used) as `IWAE`; in the sleep
-            phase, what a site observes is not one of the arguments, or the guide draws a site that
-            the model does not.
-    """
+    """See `ppl_vae.inference.RWS`."""
 
     def __init__(
         self,
@@ -63,14 +51,7 @@ class RWS(PathObjective):
 
 
 class WakeSleep(RWS):
-    """Wake-sleep, as `ppl_vae.inference.WakeSleep`.
-
-    Args:
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: (when used) as `RWS`.
-    """
+    """See `ppl_vae.inference.WakeSleep`."""
 
     def __init__(self, *, max_plate_nesting: int = 1) -> None:
         super().__init__(1, wake_phi=False, sleep_phi=True, max_plate_nesting=max_plate_nesting)
@@ -79,7 +60,6 @@ class WakeSleep(RWS):
 def _sleep(
     model: Program, guide: Program, *data: Any, max_plate_nesting: int, key: Array, **kwargs: Any
 ) -> Array:
-    """-log q(z' | x') of one simulated datum for each of `data`, with scales, summed: (3)."""
     for_dream, for_guide = jax.random.split(key)
     simulated = handlers.seed(handlers.uncondition(_Still(model)), for_dream)
     dream = _as_constants(handlers.trace(simulated).get_trace(*data, **kwargs))
@@ -110,7 +90,6 @@ def _as_constants(trace: Any) -> dict[str, Any]:
 
 
 def _simulated(dream: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Observed and simulated value of each observed site."""
     found = {}
     for name, node in dream.items():
         if node["type"] == "sample" and "was_observed" in node["infer"]:

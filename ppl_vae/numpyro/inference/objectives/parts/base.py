@@ -1,4 +1,4 @@
-"""What `fit`, NumPyro's SVI and a user's own loop ask of an objective."""
+"""See `ppl_vae.inference.objectives.parts.base`."""
 
 import copy
 from abc import abstractmethod
@@ -19,14 +19,10 @@ from ppl_vae.shared.training.turns import Turn
 
 
 class Objective(NumPyroELBO):  # type: ignore[misc]
-    """A loss of a model/guide pair, summed over the data of a batch.
+    """See `ppl_vae.inference.Objective`.
 
-    It is a `numpyro.infer.ELBO`: `SVI(model, guide, optimizer, objective)` works. A subclass
-    defines `differentiable_loss`.
-
-    Args:
-        k: Number of particles, all drawn side by side.
-        max_plate_nesting: Number of plate dimensions of the programs, see `draws.draw`.
+    A `numpyro.infer.ELBO`: `SVI(model, guide, optimizer, objective)` works. In a compiled epoch the
+    number given to `at` is traced.
     """
 
     can_infer_discrete = True
@@ -67,16 +63,10 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
         return {"loss": loss, "mutable_state": state.values or None}
 
     def check(self, model: Any, *data: Any) -> None:
-        """Raises a ValueError that names what is wrong with `data`, the arguments of the loss."""
         check_model(model)
         model.check(*data)
 
     def prepare(self, model: Any, *data: Any) -> Self:
-        """The objective for this data set, after a check of the data; called once, by `fit`.
-
-        Raises:
-            ValueError: the data are not what the model and the objective ask for.
-        """
         self.check(model, *data)
         return self
 
@@ -92,14 +82,9 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
         return self
 
     def state(self) -> dict[str, Array]:
-        """The numbers of the objective that training changes, as they are at first: name -> scalar.
-
-        Most have none. `fit` keeps them, reports them after every epoch and saves them.
-        """
         return {}
 
     def with_state(self, state: Mapping[str, Array]) -> Self:
-        """The objective with these numbers in the place of those of `state()`."""
         changed = copy.copy(self)
         changed._state = dict(state)
         return changed
@@ -107,38 +92,31 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
     def loss_and_state(
         self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
     ) -> tuple[Array, dict[str, Array]]:
-        """`differentiable_loss`, and the numbers for the step after this one; `fit` calls it."""
         return self.differentiable_loss(model, guide, *data, key=key, **kwargs), {}
 
     def at(self, epoch: Any) -> Self:
-        """The objective in this epoch (the first is 1, and jit traces it); `fit` calls it."""
         return self
 
     def group_of(self, parameter: str) -> str:
-        """The group of a parameter of the model or the objective's networks, by its name."""
         return ""
 
     def turns(self) -> tuple[Turn, ...]:
-        """What is stepped on the way through each batch, in this order; asked before each epoch."""
         return (Turn(),)
 
     def after_epoch(self, model: Any, *data: Any) -> dict[str, Array]:
-        """Those numbers of `state` that an epoch changes at its end; `fit` calls it."""
         return {}
 
     def for_evaluation(self) -> Self:
-        """What `mean_loss` and validation measure: without the weights that only training has."""
         return self
 
     def batches(
         self, batch_size: int, generator: np.random.Generator, *data: Any
     ) -> list[np.ndarray]:
-        """Indices of each batch of an epoch: a random order, cut into pieces of `batch_size`."""
         return cut(generator.permutation(len(data[0])), batch_size)
 
 
 def check_objective(name: str, objective: Any) -> None:
-    """Raises a ValueError unless `objective` is one of this backend."""
+    """See `ppl_vae.inference.objectives.parts.base.check_objective`."""
     check_type(name, objective, Objective, "a ppl_vae.numpyro objective")
 
 

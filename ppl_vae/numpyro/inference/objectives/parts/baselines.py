@@ -19,14 +19,7 @@ DECAY = 0.9
 
 
 class BaselineNet(Network):
-    """C(x) = w h(x) + b with an `MLP` h, as `ppl_vae.inference.BaselineNet`.
-
-    Args:
-        in_dims: Size of x, or the sizes of several inputs.
-        hidden: Sizes of the hidden layers.
-        activation: Of the hidden layers.
-        key: Random key of the initial weights.
-    """
+    """See `ppl_vae.inference.BaselineNet`; takes a keyword-only `key`."""
 
     trunk: MLP
     value: Linear
@@ -49,17 +42,7 @@ class BaselineNet(Network):
 
 @dataclass(frozen=True)
 class Centring:
-    """The baseline c + C(x) of a batch, and what is learned of it from the signal there.
-
-    A signal, of shape (K, N), is that of each particle and datum with its scale; c and C are what
-    is expected of it without, so that they do not depend on the size of batch and data set.
-
-    Attributes:
-        average: c, a scalar; NaN before the first step.
-        predicted: C(x), shape (N,), or 0 without a network.
-        scale: What a datum counts for, broadcasts against (K, N).
-        counted: 1 where a draw has a score and 0 where it is masked, broadcasts against (K, N).
-    """
+    """See `ppl_vae.inference.objectives.parts.baselines.Centring`."""
 
     average: Array
     predicted: Array
@@ -68,20 +51,14 @@ class Centring:
 
     @property
     def baseline(self) -> Array:
-        """What is taken from the signal."""
         return self.scale * self._expected()
 
     def error(self, signal: Array) -> Array:
-        """0, with the gradient of the squared signal that remains, summed over the data.
-
-        It is averaged over particles. The square itself, which is not reported, may overflow.
-        """
         remains = lax.stop_gradient(signal / self.scale - self._expected())
         change = self.predicted - lax.stop_gradient(self.predicted)
         return -2 * (self.scale * self.counted * remains * change).mean(-2).sum()
 
     def next_average(self, signal: Array) -> Array:
-        """c for the step after this one; a masked datum does not move it."""
         old = self.average
         total = jnp.broadcast_to(self.scale * self.counted, signal.shape).sum()
         mean = (self.counted * signal).sum() / total
@@ -95,19 +72,7 @@ class Centring:
 def centring(
     draws: Draws, baseline: Any, average: Array, *data: Any, max_plate_nesting: int, **kwargs: Any
 ) -> Centring:
-    """The baseline of a batch.
-
-    Args:
-        draws: The draws for the batch.
-        baseline: "average" or a network.
-        average: c.
-        data: Arguments of the programs, and of the network.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: no latent has a score, sites have scales of their own, or the network gives
-            something else than a number for each datum.
-    """
+    """See `ppl_vae.inference.objectives.parts.baselines.centring`."""
     scored = [site for site in draws.guide.values() if site.local and site.needs_score_function]
     if not scored:
         raise ValueError(
@@ -133,7 +98,6 @@ def _predicted(value: Any, n: int) -> Array:
 
 
 def _scale(draws: Draws) -> float | Array:
-    """The scale of a datum, which is that of all of its sites."""
     latents = [site for site in draws.guide.values() if not site.observed]
     sites = [site for site in (*draws.model.values(), *latents) if site.local]
     first = sites[0]
@@ -147,7 +111,6 @@ def _scale(draws: Draws) -> float | Array:
 
 
 def _counted(scored: list[Site], max_plate_nesting: int) -> Array:
-    """1 where one of the sites is not masked, and 0 elsewhere."""
     total = jnp.zeros(())
     for site in scored:
         mask = jnp.asarray(True if site.mask is None else site.mask)
@@ -156,7 +119,7 @@ def _counted(scored: list[Site], max_plate_nesting: int) -> Array:
 
 
 def check_baseline(baseline: Any) -> None:
-    """Raises a ValueError unless `baseline` is what `ELBO` may be given."""
+    """See `ppl_vae.inference.objectives.parts.baselines.check_baseline`."""
     if baseline is None or isinstance(baseline, eqx.Module):
         return
     if not (isinstance(baseline, str) and baseline == "average"):
@@ -166,14 +129,14 @@ def check_baseline(baseline: Any) -> None:
 
 
 def name_of(baseline: Any) -> str:
-    """What an error calls it."""
+    """See `ppl_vae.inference.objectives.parts.baselines.name_of`."""
     if isinstance(baseline, type):
         return f"the class {baseline.__name__}"
     return type(baseline).__name__ if isinstance(baseline, eqx.Module) else repr(baseline)
 
 
 def description(baseline: Any) -> str | None:
-    """What tells a network from another one, in a line; of a `Network` its arguments do."""
+    """See `ppl_vae.inference.objectives.parts.baselines.description`."""
     if not isinstance(baseline, eqx.Module) or isinstance(baseline, Network):
         return None
     return " ".join(repr(baseline).split())

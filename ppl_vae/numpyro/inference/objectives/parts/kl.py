@@ -1,4 +1,4 @@
-"""The divergence of latent sites from their priors, as `ppl_vae.inference.objectives.parts.kl`."""
+"""See `ppl_vae.inference.objectives.parts.kl`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from ppl_vae.shared.objectives.free_bits import FreeBits
 
 
 def closed_kl(site: Site, draws: Draws, max_plate_nesting: int) -> Array:
-    """KL(q || p) of a latent site in closed form, shape (..., K, N)."""
+    """See `ppl_vae.inference.objectives.parts.kl.closed_kl`."""
     prior = draws.model[site.name]
     if not (same(site.scale, prior.scale) and same(site.mask, prior.mask)):
         raise ValueError(
@@ -31,7 +31,7 @@ def closed_kl(site: Site, draws: Draws, max_plate_nesting: int) -> Array:
 def free_bits_penalty(
     free_bits: FreeBits, draws: Draws, *, analytic_kl: bool, max_plate_nesting: int
 ) -> Array:
-    """What the KL terms lack of free_bits: max(lambda, KL) = KL + max(0, lambda - KL)."""
+    """See `ppl_vae.inference.objectives.parts.kl.free_bits_penalty`."""
     total = jnp.zeros(())
     for site in _latents(free_bits, draws):
         if free_bits.per == "unit":
@@ -45,7 +45,6 @@ def free_bits_penalty(
 
 
 def _latents(free_bits: FreeBits, draws: Draws) -> Iterator[Site]:
-    """The sites whose terms have free bits, which are a plain mean over the batch."""
     for site in draws.guide.values():
         if not site.local or site.observed:
             continue
@@ -69,7 +68,6 @@ def _latents(free_bits: FreeBits, draws: Draws) -> Iterator[Site]:
 
 
 def _of_units(site: Site, draws: Draws, analytic_kl: bool, max_plate_nesting: int) -> Array:
-    """KL(q || p) of each unit, averaged over particles and data: (..., 1, *event_shape)."""
     prior = draws.model[site.name]
     q, p = (_univariate(s.name, s.fn) for s in (site, prior))
     if analytic_kl:
@@ -84,7 +82,6 @@ def _of_units(site: Site, draws: Draws, analytic_kl: bool, max_plate_nesting: in
 
 
 def _univariate(name: str, fn: Distribution) -> Distribution:
-    """The distribution of all units, which are independent of one another."""
     base, _ = unwrap(fn)
     while isinstance(base, Independent):
         base, _ = unwrap(base.base_dist)
@@ -108,7 +105,7 @@ def _divergence(name: str, q: Distribution, p: Distribution) -> Array:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two scales or two masks, numbers or arrays, are equal."""
+    """See `ppl_vae.inference.objectives.parts.kl.same`."""
     arrays = [isinstance(value, jax.Array | np.ndarray) for value in (a, b)]
     if a is b or not any(arrays):
         return a is b or bool(a == b)

@@ -1,4 +1,4 @@
-"""What each particle weighs, as `ppl_vae.inference.objectives.parts.log_weights`."""
+"""See `ppl_vae.inference.objectives.parts.log_weights`."""
 
 from functools import reduce
 from typing import Any
@@ -15,13 +15,7 @@ from ppl_vae.numpyro.inference.objectives.parts.kl import same
 
 
 def log_weights(draws: Draws) -> Array:
-    """log p(x, z_i) - log q(z_i | x) of each particle and datum without scales, shape (K, N).
-
-    Over enumerated sites both are summed: their values are not drawn from the guide.
-
-    Raises:
-        ValueError: a site lies outside the data plate, or enumerated sites have masks of their own.
-    """
+    """See `ppl_vae.inference.objectives.parts.log_weights.log_weights`."""
     for site in (*draws.model.values(), *draws.guide.values()):
         if not site.local:
             raise ValueError(
@@ -57,21 +51,17 @@ def _same_mask(a: Any, b: Any) -> bool:
 
 
 def latents(draws: Draws) -> list[Site]:
-    """The sites that the guide drew: neither given nor enumerated."""
+    """See `ppl_vae.inference.objectives.parts.log_weights.latents`."""
     return [s for s in draws.guide.values() if not s.observed and s.enum_dim is None]
 
 
 def log_guide(draws: Draws) -> Array:
-    """log q(z_i | x) of each particle and datum, without scales, (K, N); 0 if nothing is drawn."""
+    """See `ppl_vae.inference.objectives.parts.log_weights.log_guide`."""
     return sum((site.log_prob for site in latents(draws)), start=jnp.zeros((1, 1)))
 
 
 def scale_of(draws: Draws) -> Array:
-    """What the bound of each datum counts for: a scalar, or of shape (N,).
-
-    Raises:
-        ValueError: sites have scales of their own, which no bound of several particles has.
-    """
+    """See `ppl_vae.inference.objectives.parts.log_weights.scale_of`."""
     sites = [*draws.model.values(), *(s for s in draws.guide.values() if not s.observed)]
     first = sites[0]
     for site in sites:
@@ -87,11 +77,7 @@ def scale_of(draws: Draws) -> Array:
 
 
 def check_per_datum(draws: Draws) -> None:
-    """A bound of several particles exists for each datum, and trains all of the guide.
-
-    Raises:
-        ValueError: it does not, or not all.
-    """
+    """See `ppl_vae.inference.objectives.parts.log_weights.check_per_datum`."""
     for site in draws.guide.values():
         if site.enum_dim is not None:
             raise ValueError(
@@ -103,11 +89,7 @@ def check_per_datum(draws: Draws) -> None:
 
 
 def check_reparametrised(draws: Draws) -> None:
-    """Every draw of the guide is differentiable by what it was drawn from.
-
-    Raises:
-        ValueError: one is not.
-    """
+    """See `ppl_vae.inference.objectives.parts.log_weights.check_reparametrised`."""
     for site in latents(draws):
         if site.needs_score_function:
             raise ValueError(

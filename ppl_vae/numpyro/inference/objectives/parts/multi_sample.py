@@ -17,13 +17,7 @@ from ppl_vae.shared.checks import check_whole
 
 
 class MultiSample(Objective):
-    """Minus a bound of log p(x) by several particles; see the Pyro class.
-
-    Args:
-        k: Number of particles K of a bound.
-        groups: Number of bounds, whose average is taken.
-        max_plate_nesting: Number of plate dimensions of the programs.
-    """
+    """See `ppl_vae.inference.objectives.parts.multi_sample.MultiSample`."""
 
     def __init__(self, k: int, *, groups: int = 1, max_plate_nesting: int = 1) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
@@ -36,7 +30,6 @@ class MultiSample(Objective):
         """The bound of each datum, (..., N), from log weights of shape (..., K, N)."""
 
     def signal(self, bound: Array, log_w: Array) -> Array:
-        """s_i: what the score of each particle counts for, (..., K or 1, N), from numbers alone."""
         return bound[..., None, :]
 
     def differentiable_loss(
@@ -48,7 +41,6 @@ class MultiSample(Objective):
         return self.loss_of(draws)
 
     def loss_of(self, draws: Draws) -> Array:
-        """The loss of these draws, `num_particles` of them, with its gradient."""
         log_w = self._grouped(log_weights(draws))
         bound = self.bound(log_w)
         scored = [site.log_prob for site in latents(draws) if site.needs_score_function]
@@ -59,5 +51,4 @@ class MultiSample(Objective):
         return -(scale_of(draws) * bound.mean(0)).sum()
 
     def _grouped(self, value: Array) -> Array:
-        """(groups, K, N) of what has all particles in one dimension."""
         return value.reshape(self.groups, self.k, -1)

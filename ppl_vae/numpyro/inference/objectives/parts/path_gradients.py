@@ -1,4 +1,4 @@
-"""Gradients by the path of the draws, as `ppl_vae.inference.objectives.parts.path_gradients`."""
+"""See `ppl_vae.inference.objectives.parts.path_gradients`."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -50,12 +50,7 @@ class Paths:
 
 
 class PathObjective(Objective):
-    """A loss for each datum by several particles; see the Pyro class.
-
-    Args:
-        k: Number of particles.
-        max_plate_nesting: Number of plate dimensions of the programs.
-    """
+    """See `ppl_vae.inference.objectives.parts.path_gradients.PathObjective`."""
 
     def __init__(self, k: int, *, max_plate_nesting: int = 1) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
