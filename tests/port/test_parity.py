@@ -16,6 +16,7 @@ from ppl_vae.numpyro.models.networks import layers
 from ppl_vae.parity import assert_parity, assert_same_initialisation
 
 dist = numpyro.distributions
+# Parity is about models: what an objective does is compared with Pyro's in tests/port/objectives.
 DEEP = [case for case in PAIRS if case.name != "m2-semi-supervised"]  # is m2-unlabelled
 SHALLOW = [
     Case(

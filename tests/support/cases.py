@@ -1,7 +1,9 @@
 """The table of cases: every model and objective, small, as data that names no backend.
 
 `case.make(ppl_vae.models)` and `case.make(ppl_vae.numpyro.models, key=key)` build the same model.
-A new model or objective needs one line in `CASES`, and every generic test walks over it.
+A new model or objective needs one line in `CASES`, and the generic tests walk over it: what depends
+on the model alone over `PAIRS`, what depends on the objective alone over `OBJECTIVES`, and the few
+that are about both over all cases.
 """
 
 from collections.abc import Callable, Mapping
@@ -199,5 +201,7 @@ CASES = (
     ),
     Case("classifier", Part("Classifier", CLASSIFIER), labelled),
 )
-# Each model once: for what does not depend on the objective.
 PAIRS = tuple({(repr(case.model), case.data): case for case in CASES[::-1]}.values())[::-1]
+"""Each model once, with each kind of data: for what does not depend on the objective."""
+OBJECTIVES = tuple({case.objective.cls: case for case in CASES[::-1]}.values())[::-1]
+"""Each class of objective once: for what does not depend on the model."""

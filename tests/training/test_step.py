@@ -4,7 +4,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -87,9 +87,25 @@ def assert_same_run(runs: Any) -> None:
         torch.testing.assert_close(other_after[name], value, rtol=1e-6, atol=1e-7, msg=name)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def walk_of_graphs() -> Iterator[Any]:
+    """Cases that bring a class of objective or of network; and, slow, those that bring a model.
+
+    Recording is the dearest walk, and it is about operations: a pair of networks and an objective
+    that others have is no news.
+    """
+    seen: set[type] = set()
+    for case in CASES:
+        model = make(case)
+        parts = {type(objective_of(case)), *(type(module) for module in model.modules())}
+        new, seen = parts - seen, seen | parts
+        if new:
+            marks = [pytest.mark.slow] if new == {type(model)} else []
+            yield pytest.param(case, id=case.name, marks=marks)
+
+
+@pytest.mark.parametrize("case", [*walk_of_graphs()])
 @pytest.mark.usefixtures("recorded_alone")
-def test_every_case_is_one_graph(case: Case) -> None:
+def test_every_objective_and_network_is_in_one_graph(case: Case) -> None:
     runs = []
     for compile in (False, True):
         model = make(case).double()
