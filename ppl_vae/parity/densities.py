@@ -1,7 +1,7 @@
-"""The consistency check of the two backends, number by number; the only file that imports both."""
+"""Check that model and port have the same log densities, gradients and running statistics."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,6 +26,7 @@ from ppl_vae.numpyro.inference.objectives.parts.base import SharedState
 from ppl_vae.numpyro.models.base import Model as Port
 from ppl_vae.numpyro.models.base import buffers, parameters, with_parameters
 from ppl_vae.numpyro.models.networks.layers import training as port_training
+from ppl_vae.parity.comparisons import check_arrays, check_names
 from ppl_vae.shared.checks import as_numpy, check_type, check_whole
 
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -34,10 +35,7 @@ BOUND = "the bound"
 
 @dataclass(frozen=True)
 class _Result:
-    """What one backend computed: log densities by site, gradients by site and parameter.
-
-    `buffers` are the running statistics after guide and model.
-    """
+    """The log densities by site, gradients by site and parameter, and buffers after a run."""
 
     kinds: dict[str, tuple[bool, int | None]]
     values: Arrays
@@ -54,27 +52,27 @@ def assert_parity(
     max_plate_nesting: int = 1,
     training: bool = False,
 ) -> None:
-    """Model and port agree on every site's log density and every parameter's gradient.
+    """Check that model and port agree on all log densities and all gradients.
 
-    Both run in float64 on the model's weights, the same data and the same latent variables, which
-    Pyro's guide draws; enumerated sites are enumerated by each backend. Compared are, elementwise,
-    the log densities of all sites of model and guide and the bound of each datum, and by each
-    parameter the gradient of each of these. The latents are held fixed, so the gradient through
-    them is not compared, and the score function's is. Neither argument is changed.
+    Both run in float64 with the model's weights, the same data and the same latent variables, which
+    Pyro's guide draws; enumerated sites are enumerated by each backend. Elementwise comparisons
+    cover the log densities of all sites of model and guide, the bound of each datum, and the
+    gradient of each of these by every parameter. The latents are fixed: score-function gradients
+    are compared, pathwise gradients are not. Neither argument is changed.
 
     Args:
         model: The Pyro model.
-        port: The port, whose weights are not looked at.
+        port: The NumPyro model; its weights are not used.
         data: The arguments of both programs: arrays of any kind.
         k: Number of particles.
-        tolerance: Largest difference, relative to the size of the numbers where they exceed 1.
+        tolerance: Maximum difference, relative for numbers larger than 1.
         max_plate_nesting: Number of plate dimensions of the programs.
-        training: Whether both are in training mode; then the running statistics of `BatchNorm`
-            that guide and model leave behind are compared too.
+        training: Whether both are in training mode; the running statistics of `BatchNorm` after a
+            run of guide and model are then compared, too.
 
     Raises:
-        AssertionError: they differ; it names the site or parameter and the largest difference.
-        ValueError: `training` is asked for with dropout, which differs between the backends.
+        AssertionError: They differ; names the site or parameter and the largest difference.
+        ValueError: `training` is True for a model with dropout, which differs between backends.
     """
     check_model(model)
     check_type("port", port, Port, "a ppl_vae.numpyro Model")
@@ -96,64 +94,11 @@ def assert_parity(
 
 
 def float64() -> AbstractContextManager[Any]:
-    """JAX computes in float64 inside, and as before outside."""
-    # Its place in older versions is the second.
+    """Return a context in which JAX computes in float64."""
+    # Older versions of jax have it in jax.experimental.
     home: Any = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")
     enabled: AbstractContextManager[Any] = home.enable_x64(True)
     return enabled
-
-
-def assert_same_initialisation(
-    make_model: Callable[[], Model], make_port: Callable[[jax.Array], Port], repeats: int = 20
-) -> None:
-    """Model and port draw their initial weights from the same distributions.
-
-    Of each parameter the values of all repeats are compared: mean, variance, largest size, and the
-    whole distribution (Kolmogorov-Smirnov), each so that chance fails it once in a million times.
-
-    Args:
-        make_model: Makes a Pyro model from torch's random state, which is left as it was.
-        make_port: Makes a port from a random key.
-        repeats: Number of models of each kind.
-
-    Raises:
-        AssertionError: they differ; it names the parameter.
-    """
-    check_whole("repeats", repeats, 1)
-    ours: list[Mapping[str, Any]] = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in range(repeats):
-            torch.manual_seed(seed)
-            ours.append({name: as_numpy(p) for name, p in make_model().state_dict().items()})
-    theirs = [make_port(jax.random.key(seed)).state_dict() for seed in range(repeats)]
-    _compare_names("parameter", set(ours[0]), set(theirs[0]))
-    for name in ours[0]:
-        a, b = (np.stack([weights[name] for weights in side]).ravel() for side in (ours, theirs))
-        _compare_samples(name, a.astype(np.float64), b.astype(np.float64))
-
-
-def _compare_samples(name: str, a: np.ndarray, b: np.ndarray) -> None:
-    for what, power in (("mean", 1), ("mean square", 2)):
-        one, two = a**power, b**power
-        error = np.sqrt(one.var() / one.size + two.var() / two.size)
-        _check_sample(name, what, one.mean(), two.mean(), 5.0 * error)
-    both = np.sort(np.concatenate([a, b]))
-    below = [np.searchsorted(np.sort(side), both, side="right") / side.size for side in (a, b)]
-    at = int(np.abs(below[0] - below[1]).argmax())
-    what = f"fraction of values up to {both[at]:.3g}"
-    _check_sample(name, what, below[0][at], below[1][at], 2.7 * np.sqrt(1 / a.size + 1 / b.size))
-    # Of n uniform values the largest lies within 14 / n of the end, but for a chance of 1e-6.
-    one, two = np.abs(a).max(), np.abs(b).max()
-    if a.std() > 0.5 * one:  # as of uniform ones; not for distributions with tails
-        _check_sample(name, "largest size", one, two, 14 / min(a.size, b.size) * max(one, two))
-
-
-def _check_sample(name: str, what: str, ours: float, theirs: float, most: float) -> None:
-    if not abs(ours - theirs) <= most + 1e-12:
-        raise AssertionError(
-            f"parameter {name!r} is not initialised alike: {what} is {ours:.4g} in Pyro, "
-            f"{theirs:.4g} in NumPyro (chance explains a difference of {most:.2g})"
-        )
 
 
 def _compare_parameters(model: Model, port: Port) -> None:
@@ -163,7 +108,7 @@ def _compare_parameters(model: Model, port: Port) -> None:
     ):
         ours = {name: tuple(value.shape) for name, value in values.items()}
         theirs = {name: value.shape for name, value in others.items()}
-        _compare_names(kind, set(ours), set(theirs))
+        check_names(kind, set(ours), set(theirs))
         for name, shape in ours.items():
             if shape != theirs[name]:
                 raise AssertionError(
@@ -172,7 +117,7 @@ def _compare_parameters(model: Model, port: Port) -> None:
 
 
 def _buffers(model: Model) -> dict[str, torch.Tensor]:
-    """The buffers that are saved."""
+    """Return the buffers that are saved."""
     trained = dict(model.named_parameters())
     return {name: value for name, value in model.state_dict().items() if name not in trained}
 
@@ -187,7 +132,7 @@ def _check_no_dropout(model: Model) -> None:
 
 
 def _latents(model: Model, arrays: list[np.ndarray], settings: Mapping[str, int]) -> Arrays:
-    """A draw of the guide's sites that are not enumerated, by the random state, left as it was."""
+    """Draw the guide's sites that are not enumerated; the global RNG state is restored."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         drawn = in_pyro.draw(model.model, model.guide, *map(torch.tensor, arrays), **settings)
     sites = [site for site in drawn.guide.values() if not site.observed and site.enum_dim is None]
@@ -222,7 +167,7 @@ def _run_pyro(
 
 
 class _Fixed(Messenger):
-    """Gives latent sites their values, and leaves the distributions to the plates."""
+    """Gives latent sites their values; unlike `condition` it leaves distributions to the plates."""
 
     def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
@@ -277,7 +222,7 @@ def _log_probs(drawn: Any) -> dict[str, Any]:
 
 
 def _kinds(drawn: Any) -> dict[str, tuple[bool, int | None]]:
-    """Whether each site is observed, and the dimension along which it is enumerated."""
+    """Return whether each site is observed, and the dimension along which it is enumerated."""
     sides = (("model", drawn.model), ("guide", drawn.guide))
     return {
         f"{side}: {n}": (site.observed, site.enum_dim)
@@ -287,12 +232,12 @@ def _kinds(drawn: Any) -> dict[str, tuple[bool, int | None]]:
 
 
 def _weights(shape: tuple[int, ...]) -> np.ndarray:
-    """Different weights, so that differences of different elements do not cancel in a gradient."""
+    """Return distinct weights, so that differences of elements do not cancel in a gradient."""
     return np.cos(np.arange(np.prod(shape, dtype=int), dtype=np.float64)).reshape(shape)
 
 
 def _compare(ours: _Result, theirs: _Result, tolerance: float) -> None:
-    _compare_names("site", set(ours.kinds), set(theirs.kinds))
+    check_names("site", set(ours.kinds), set(theirs.kinds))
     for name, kind in ours.kinds.items():
         if kind != theirs.kinds[name]:
             raise AssertionError(
@@ -300,34 +245,10 @@ def _compare(ours: _Result, theirs: _Result, tolerance: float) -> None:
                 f"{theirs.kinds[name]} in NumPyro"
             )
     for name, value in ours.values.items():
-        _compare_arrays(f"the log density of site {name!r}", value, theirs.values[name], tolerance)
+        check_arrays(f"the log density of site {name!r}", value, theirs.values[name], tolerance)
     for name, gradients in ours.gradients.items():
         for parameter, value in gradients.items():
             what = f"the gradient of {name!r} by parameter {parameter!r}"
-            _compare_arrays(what, value, theirs.gradients[name][parameter], tolerance)
+            check_arrays(what, value, theirs.gradients[name][parameter], tolerance)
     for name, value in ours.buffers.items():
-        _compare_arrays(f"buffer {name!r} after a run", value, theirs.buffers[name], tolerance)
-
-
-def _compare_names(what: str, ours: set[str], theirs: set[str]) -> None:
-    if ours != theirs:
-        raise AssertionError(
-            f"{what}s should have the same names, but only Pyro has {sorted(ours - theirs)} "
-            f"and only NumPyro has {sorted(theirs - ours)}"
-        )
-
-
-def _compare_arrays(what: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
-    # A dimension of size 1 that one backend leaves to broadcasting is no difference.
-    try:
-        np.broadcast_shapes(ours.shape, theirs.shape)
-    except ValueError as error:
-        raise AssertionError(
-            f"{what} has shape {ours.shape} in Pyro, {theirs.shape} in NumPyro"
-        ) from error
-    difference = np.abs(ours - theirs) / np.maximum(1, np.abs(ours))
-    if not (difference <= tolerance).all():
-        raise AssertionError(
-            f"{what} should be the same in both backends, differs by up to "
-            f"{np.nanmax(difference):.3g} (tolerance {tolerance:g})"
-        )
+        check_arrays(f"buffer {name!r} after a run", value, theirs.buffers[name], tolerance)
