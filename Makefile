@@ -2,6 +2,7 @@
 #   make demo        install what the library needs, then compare classifiers on real digits
 #   make test        install the test tools and all extras as well, then run the tests but for the slow ones
 #   make test-all    run every test (make test-slow: those that make test leaves out)
+#   make test-oldest run some of the tests with the oldest versions that pyproject.toml allows
 #   make lint        ruff (lint and format) and mypy
 #   make audit       look for known vulnerabilities of the pinned versions
 #   make clean       remove the environments and what the tools leave behind
@@ -17,7 +18,12 @@ SPEC := pyproject.toml constraints.txt
 # One thread per process: two busy processes with two OpenMP threads each slow one another down.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow test-all lint audit clean
+OLDEST := $(VENV)-oldest
+OLDEST_TESTS := $(addprefix tests/,data models/test_models.py house/test_import.py house/test_plots.py \
+	house/test_saved_files.py evaluation/test_compare.py evaluation/test_diagnostics.py training/test_resume.py \
+	port/test_parity.py examples/test_flags.py)
+
+.PHONY: demo test test-slow test-all test-oldest lint audit clean
 
 demo: $(VENV)/.installed-runtime
 	$(BIN)/python examples/semi_supervised.py
@@ -30,6 +36,13 @@ test-slow: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(PYTEST)
+
+# Warnings are no errors here: old packages warn of what new ones, which they depend on, will change.
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) tests/oldest.py > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c $(OLDEST)/oldest.txt -e '.[numpyro,diagnostics,test]'
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow" -W default --disable-warnings $(OLDEST_TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -44,7 +57,7 @@ audit:
 	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --disable-pip --no-deps --strict
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit $(OLDEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
