@@ -42,7 +42,8 @@ test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) tests/oldest.py > $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c $(OLDEST)/oldest.txt -e '.[numpyro,diagnostics,test]'
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow" -W default --disable-warnings $(OLDEST_TESTS)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n 2 -p no:budget \
+		-m "not slow" -W default --disable-warnings $(OLDEST_TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,9 +2,8 @@
 
     python tests/oldest.py > oldest.txt
 
-Each lower bound `>=` becomes `==`. The build of torch on the package index is the one for CUDA, of
-several gigabytes, for every version but those that `constraints.txt` is tested with, so torch keeps
-the version pinned there.
+Each lower bound `>=` becomes `==`, except that of torch, which stays as `constraints.txt` pins it: the
+package index has its older versions as builds for CUDA of several gigabytes only.
 """
 
 import re
