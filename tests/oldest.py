@@ -2,8 +2,8 @@
 
     python tests/oldest.py > oldest.txt
 
-Each lower bound `>=` becomes `==`, except that of torch, which stays as `constraints.txt` pins it: the
-package index has its older versions as builds for CUDA of several gigabytes only.
+Each lower bound `>=` becomes `==`, except that of torch, which stays as `constraints.txt` pins it:
+the package index has its older versions as CUDA builds only, several gigabytes with what they need.
 """
 
 import re
