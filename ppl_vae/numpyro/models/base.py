@@ -38,11 +38,11 @@ class Model(DataChecks, Network):
                 setattr(cls, name, _registering_parameters(cls.__dict__[name]))
 
     def model(self, *data: Any) -> None:
-        """The generative model p(x, z), a NumPyro program."""
+        """See `ppl_vae.models.Model.model`; a NumPyro program."""
         raise TypeError(f"{type(self).__name__} should define model(*data), which it does not")
 
     def guide(self, *data: Any) -> None:
-        """The approximate posterior q(z | x), a NumPyro program."""
+        """See `ppl_vae.models.Model.guide`; a NumPyro program."""
         raise TypeError(f"{type(self).__name__} should define guide(*data), which it does not")
 
     def blank(self, n: int) -> tuple[Array, ...]:
