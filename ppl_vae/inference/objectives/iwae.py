@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from ppl_vae.inference.objectives.parts.multi_sample import MultiSample
@@ -90,5 +91,11 @@ class CIWAE(MultiSample):
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
-    """log 1/K sum_i exp(log_w_i) over dimension -2: (..., K, N) -> (..., N)."""
-    return log_w.logsumexp(-2) - math.log(log_w.shape[-2])
+    """Return log 1/K sum_i exp(log_w_i) over dimension -2: (..., K, N) -> (..., N).
+
+    The gradient of `torch.logsumexp` is exp(log_w - its result), which is off by the rounding of a
+    result of -1e4 (a thousandth of each share) unless the largest weight is subtracted before.
+    """
+    most = log_w.detach().amax(-2)
+    most = torch.where(most.isfinite(), most, 0.0)
+    return most + (log_w - most[..., None, :]).logsumexp(-2) - math.log(log_w.shape[-2])
