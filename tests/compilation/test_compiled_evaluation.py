@@ -21,10 +21,10 @@ from ppl_vae.inference.compare import compare
 from ppl_vae.inference.compilation import compiled_function
 from ppl_vae.inference.compilation.capture import CannotCapture
 from ppl_vae.inference.compilation.compiled_function import (
-    WORTH_COMPILING,
+    MIN_SECONDS_TO_COMPILE,
     CompiledFunction,
+    estimated_seconds,
     resolve_compile,
-    seconds,
 )
 from ppl_vae.inference.evaluation import ais
 from ppl_vae.inference.evaluation.bdmc import bdmc
@@ -54,7 +54,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         graphs.append(graph)
         return torch.no_grad()(graph)
 
-    monkeypatch.setattr(compiled_function, "compiled", run)
+    monkeypatch.setattr(compiled_function, "compile_graph", run)
     return graphs
 
 
@@ -190,7 +190,7 @@ def test_losses(name: str, recorded: list[Any]) -> None:
 
 
 def test_a_comparison(recorded: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_function, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(compiled_function, "MIN_SECONDS_TO_COMPILE", 0)
     (x,) = CASE["vae"].data(0)
     settings: dict[str, Any] = {"epochs": 1, "batch_size": 12, "k": 4, "repeats": 2}
     tables = []
@@ -210,7 +210,7 @@ def test_pyros_own_objectives_stay_eager(
     model, objective = make(case), PyroObjective(Trace_ELBO())
     with pytest.raises(CannotCapture, match=r"self\.objective\.loss"):
         mean_loss(model, case.data(0), objective, compile=True)
-    monkeypatch.setattr(compiled_function, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(compiled_function, "MIN_SECONDS_TO_COMPILE", 0)
     with caplog.at_level(logging.WARNING, "ppl_vae"):
         found = mean_loss(model, case.data(0), objective, batch_size=5)
     assert found == mean_loss(model, case.data(0), objective, batch_size=5, compile=False)
@@ -251,7 +251,7 @@ def test_what_looks_at_a_value_is_refused_or_eager(
     with pytest.raises(CannotCapture, match=place):
         log_likelihood(model, x, **settings, compile=True)
     eager = log_likelihood(model, x, **settings, compile=False)
-    monkeypatch.setattr(compiled_function, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(compiled_function, "MIN_SECONDS_TO_COMPILE", 0)
     with caplog.at_level(logging.WARNING, "ppl_vae"):
         found = log_likelihood(model, x, **settings)
     np.testing.assert_array_equal(found.values, eager.values)
@@ -266,7 +266,7 @@ def test_a_wrong_model_is_named_as_ever(monkeypatch: pytest.MonkeyPatch) -> None
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
 
-    monkeypatch.setattr(compiled_function, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(compiled_function, "MIN_SECONDS_TO_COMPILE", 0)
     model = Program(shared)
     model.guide = lambda x: pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
     settings: dict[str, Any] = {"k": 2}
@@ -346,16 +346,16 @@ def test_machine_code_is_found_again(recorded: list[Any]) -> None:
     x = x[:4]
     run(4)
     x = x[:3]
-    for factor in range(compiled_function.MOST_PROGRAMS):
+    for factor in range(compiled_function.MAX_PROGRAMS):
         net.factor = factor
         run(5 + factor)
-    assert len(compiled_function.programs) == compiled_function.MOST_PROGRAMS
+    assert len(compiled_function.programs) == compiled_function.MAX_PROGRAMS
 
 
 def test_auto_goes_by_the_amount_of_work(recorded: list[Any]) -> None:
     model = VAE(784, 50, (200, 200))
     weights = sum(p.numel() for p in model.parameters())
-    assert seconds(model, 1000, 5000) == pytest.approx(1000 * (1e-3 + 1e-7 * weights))
+    assert estimated_seconds(model, 1000, 5000) == pytest.approx(1000 * (1e-3 + 1e-7 * weights))
     assert resolve_compile("auto", model, 1000, 5000) == "auto"  # 1000 images, K = 5000
     assert resolve_compile("auto", model, 10, 1000) is False
     assert resolve_compile(True, model, 0, 1) is True
@@ -376,9 +376,9 @@ def test_each_evaluation_counts_its_work(
 
     def count(model: nn.Module, runs: int, rows: int) -> float:
         counted.append((runs, rows))
-        return WORTH_COMPILING
+        return MIN_SECONDS_TO_COMPILE
 
-    monkeypatch.setattr(compiled_function, "seconds", count)
+    monkeypatch.setattr(compiled_function, "estimated_seconds", count)
     settings = {**AIS, "leapfrog_steps": 2, "batch_size": 3}
     log_likelihood(model, x, 10, particles=4, batch_size=3)
     log_likelihood(model, x, **settings)

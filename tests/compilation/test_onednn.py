@@ -12,7 +12,7 @@ from torch._inductor.lowering import lowerings
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.inference.compilation import onednn
-from ppl_vae.inference.compilation.capture import compiled, record
+from ppl_vae.inference.compilation.capture import capture, compile_graph
 
 LINEAR = torch.ops.mkldnn._linear_pointwise.default
 BIG = 200  # 200^3 multiplications are worth it
@@ -47,7 +47,7 @@ def exchanged(function: object, given: list[Tensor]) -> int:
 def test_products_are_the_same() -> None:
     given, before = inputs(), lowerings[LINEAR]
     assert exchanged(products, given) == 4
-    found = compiled(record(products, given), given)(*given)
+    found = compile_graph(capture(products, given), given)(*given)
     for value, wanted in zip(found, products(*given), strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-3)
     assert lowerings[LINEAR] is before

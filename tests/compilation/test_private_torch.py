@@ -8,7 +8,7 @@ import torch
 from support import CASE, ROOT, make, objective_of, tensors
 
 from ppl_vae.inference.compilation import private_torch
-from ppl_vae.inference.compilation.capture import record
+from ppl_vae.inference.compilation.capture import capture
 from ppl_vae.inference.compilation.private_torch import CannotCapture
 from ppl_vae.inference.training.step import svi_step
 
@@ -27,7 +27,7 @@ def test_fake_tensors_are_what_a_captured_program_sees() -> None:
         seen.append(type(x))
         return x + 1
 
-    record(program, [torch.zeros(2)])
+    capture(program, [torch.zeros(2)])
     assert all(issubclass(kind, private_torch.FakeTensor) for kind in seen)
     assert seen
 
@@ -53,7 +53,7 @@ def test_values_can_be_read_during_a_capture() -> None:
             read.append(number.item())
         return x + 1
 
-    record(program, [torch.zeros(2)])
+    capture(program, [torch.zeros(2)])
     assert read == [3.0] * len(read)
     assert read
 

@@ -72,13 +72,13 @@ def dropout(out: Path) -> Arrays:
 
 def recorded(out: Path) -> Arrays:
     """Steps as graphs, as they were recorded."""
-    compiled = step_graph.compiled
-    step_graph.compiled = lambda program, inputs: torch.no_grad()(program)
+    compiled = step_graph.compile_graph
+    step_graph.compile_graph = lambda program, inputs: torch.no_grad()(program)
     try:
         case = CASE["m2-semi-supervised"]
         return trained(make(case), case.data(0), objective_of(case), compile=True)
     finally:
-        step_graph.compiled = compiled
+        step_graph.compile_graph = compiled
 
 
 class Gammas(Model):

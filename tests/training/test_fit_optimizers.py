@@ -22,7 +22,9 @@ VAE_CASE = CASE["vae"]
 @pytest.fixture(autouse=True)
 def recorded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs as they were recorded, without machine code, which takes seconds to make."""
-    monkeypatch.setattr(step_graph, "compiled", lambda recorded, inputs: torch.no_grad()(recorded))
+    monkeypatch.setattr(
+        step_graph, "compile_graph", lambda recorded, inputs: torch.no_grad()(recorded)
+    )
 
 
 def trained(**settings: Any) -> Model:

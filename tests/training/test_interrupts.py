@@ -23,7 +23,9 @@ from ppl_vae.shared.training.interrupts import deferred
 @pytest.fixture(autouse=True)
 def recorded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs as they were recorded, without machine code, which takes seconds to make."""
-    monkeypatch.setattr(step_graph, "compiled", lambda recorded, inputs: torch.no_grad()(recorded))
+    monkeypatch.setattr(
+        step_graph, "compile_graph", lambda recorded, inputs: torch.no_grad()(recorded)
+    )
 
 
 RUNS: dict[str, tuple[str, Any]] = {

@@ -25,7 +25,9 @@ N, BAD = 24, 7
 @pytest.fixture(autouse=True)
 def recorded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs as they were recorded, without machine code, which takes seconds to make."""
-    monkeypatch.setattr(step_graph, "compiled", lambda recorded, inputs: torch.no_grad()(recorded))
+    monkeypatch.setattr(
+        step_graph, "compile_graph", lambda recorded, inputs: torch.no_grad()(recorded)
+    )
 
 
 class Fragile(Model):

@@ -1,4 +1,4 @@
-"""Programs as graphs of tensor operations: recorded once, compiled, replayed."""
+"""Capture of programs as graphs of tensor operations, and compilation of the graphs."""
 
 import random
 import traceback
@@ -14,159 +14,159 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.inference.compilation import onednn
-from ppl_vae.inference.compilation.frozen_state import StateGuard, record_reads
 from ppl_vae.inference.compilation.private_torch import CannotCapture, inductor, storage_id
+from ppl_vae.inference.compilation.state_guard import StateGuard, record_reads
 
 Compile: TypeAlias = Literal["auto"] | bool
 Key: TypeAlias = tuple[Any, ...]
 Function = Callable[..., Any]
-Saved = tuple[dict[str, Tensor | None], str, Tensor, Tensor]
+SavedBuffer = tuple[dict[str, Tensor | None], str, Tensor, Tensor]
 
 
 REASONS = {
-    "DataDependent": "looks at a value",
-    ".numpy() is not supported": "looks at values, as a NumPy array",
-    "Please convert all Tensors": "uses a tensor that is no parameter, buffer or argument",
+    "DataDependent": "has data-dependent control flow (reads a tensor's value)",
+    ".numpy() is not supported": "reads a tensor's values as a NumPy array",
+    "Please convert all Tensors": "uses a tensor that is not a parameter, buffer or argument",
 }
-"""What torch's errors mean for a program."""
+"""Descriptions of torch's errors, by a part of their text."""
 
 
-class Slots:
-    """The tensors of modules, parameters and buffers, which can be exchanged for others.
+class ModuleTensors:
+    """The parameters and buffers of modules, which can be temporarily replaced by other tensors.
 
     Attributes:
+        parts: All submodules.
         tensors: Each tensor once, parameters first.
-        buffers: Those that are no parameters.
+        buffers: The buffers among them.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         parts = list(dict.fromkeys(part for module in modules for part in module.modules()))
         self.parts = parts
         self.places: list[tuple[dict[str, Tensor | None], str, int]] = []
-        found: dict[int, int] = {}
+        numbers: dict[int, int] = {}
         self.tensors: list[Tensor] = []
-        for holder in ("_parameters", "_buffers"):
-            parameters = len(self.tensors)
+        for attribute in ("_parameters", "_buffers"):
+            n_parameters = len(self.tensors)
             for part in parts:
-                held: dict[str, Tensor | None] = getattr(part, holder)
-                for name, tensor in held.items():
+                holder: dict[str, Tensor | None] = getattr(part, attribute)
+                for name, tensor in holder.items():
                     if tensor is None:
                         continue
-                    if id(tensor) not in found:
-                        found[id(tensor)] = len(self.tensors)
+                    if id(tensor) not in numbers:
+                        numbers[id(tensor)] = len(self.tensors)
                         self.tensors.append(tensor)
-                    self.places.append((held, name, found[id(tensor)]))
-        self.buffers = self.tensors[parameters:]
+                    self.places.append((holder, name, numbers[id(tensor)]))
+        self.buffers = self.tensors[n_parameters:]
 
-    def saved_buffers(self) -> list[Saved]:
-        """Each buffer that the modules have, with a copy of it, for `restore`."""
-        first = len(self.tensors) - len(self.buffers)
-        places = [(held, name) for held, name, number in self.places if number >= first]
-        there = [(held, name, held[name]) for held, name in places]
-        return [(held, name, b, b.clone()) for held, name, b in there if b is not None]
+    def saved_buffers(self) -> list[SavedBuffer]:
+        """Return the modules' current buffers with copies of their values, for `restore`."""
+        n_parameters = len(self.tensors) - len(self.buffers)
+        places = [(holder, name) for holder, name, number in self.places if number >= n_parameters]
+        current = [(holder, name, holder[name]) for holder, name in places]
+        return [(holder, name, b, b.clone()) for holder, name, b in current if b is not None]
 
-    def restore(self, saved: Sequence[Saved]) -> None:
-        """The buffers are what they were, also those that were exchanged for others."""
-        for held, name, buffer, value in saved:
-            held[name] = buffer
+    def restore(self, saved: Sequence[SavedBuffer]) -> None:
+        """Restore saved buffers and their values, also where a buffer was replaced."""
+        for holder, name, buffer, value in saved:
+            holder[name] = buffer
             buffer.copy_(value)
 
     @contextmanager
-    def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """The modules have these tensors; what they write to buffers is written to them.
+    def using(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """Replace the modules' tensors inside the context; buffers given are written in place.
 
         Raises:
-            CannotCapture: meanwhile a module counted or kept something: a graph would not.
+            CannotCapture: The program changed a module's Python state.
         """
-        frozen, before = (
-            StateGuard(self.parts, self.tensors),
-            [dict(vars(part)) for part in self.parts],
-        )
+        guard = StateGuard(self.parts, self.tensors)
+        before = [dict(vars(part)) for part in self.parts]
         memory = [storage_id(tensor) for tensor in tensors]
         try:
-            for held, name, number in self.places:
-                held[name] = tensors[number]
+            for holder, name, number in self.places:
+                holder[name] = tensors[number]
             yield
-            for held, name, number in self.places:
-                new = held[name]
+            for holder, name, number in self.places:
+                new = holder[name]
                 if new is not None and new is not tensors[number]:  # a buffer that was replaced
                     with torch.no_grad():
                         tensors[number].copy_(new)
                 if storage_id(tensors[number]) != memory[number]:
                     raise CannotCapture(
-                        f"the program sets the .data of {name!r}, which a graph would not"
+                        f"the program sets the .data of {name!r}, which a compiled one would not"
                     )
         finally:
-            for held, name, number in self.places:
-                held[name] = self.tensors[number]
-            changed = frozen.changed() or self._kept(before)
+            for holder, name, number in self.places:
+                holder[name] = self.tensors[number]
+            changed = guard.changed() or self._new_tensor(before)
             for part, attributes in zip(self.parts, before, strict=True):
                 vars(part).clear()
                 vars(part).update(attributes)
         if changed is not None:
-            raise CannotCapture(f"the program changes {changed}, which a graph would freeze")
+            raise _changes(changed)
 
-    def _kept(self, before: Sequence[Mapping[str, Any]]) -> str | None:
-        """A tensor that a module has in a new attribute."""
+    def _new_tensor(self, before: Sequence[Mapping[str, Any]]) -> str | None:
+        """Describe the first tensor in a new attribute of a module, or return None."""
         for part, attributes in zip(self.parts, before, strict=True):
             for name, value in vars(part).items():
                 if name not in attributes and isinstance(value, Tensor):
-                    return f"{name!r} of its {type(part).__name__}"
+                    return f"{name!r} of {type(part).__name__}"
         return None
 
 
-def record(
-    function: Function, inputs: Sequence[Tensor], frozen: StateGuard | None = None
+def capture(
+    function: Function, inputs: Sequence[Tensor], guard: StateGuard | None = None
 ) -> torch.fx.GraphModule:
-    """The tensor operations of `function` on inputs like these, random draws as draws.
+    """Capture the tensor operations of a function; random draws remain random.
 
     Args:
-        function: What is recorded.
-        inputs: Its arguments.
-        frozen: What else it reads, which is to stay as it is; variables of files are added to it.
+        function: The function.
+        inputs: Examples of its arguments.
+        guard: Guard of the Python state that the function reads. Global variables of the user's
+            files are added to it.
 
     Raises:
-        CannotCapture: the function looks at a value, uses a tensor that is not among its inputs,
-            changes what is frozen, asks for the time, or draws from other random numbers.
+        CannotCapture: The function has data-dependent control flow, uses a tensor that is not an
+            input, changes Python state, reads a clock, or uses a foreign random number generator.
     """
-    frozen = StateGuard([], []) if frozen is None else frozen
+    guard = StateGuard([], []) if guard is None else guard
     before = _foreign_random_state()
     try:
-        # In "fake" mode tensors have no values, so that none can be looked at and frozen.
-        with torch.enable_grad(), pyro.validation_enabled(False), record_reads(frozen) as calls:
+        # In "fake" mode tensors have no values, so none can be read and become a constant.
+        with torch.enable_grad(), pyro.validation_enabled(False), record_reads(guard) as calls:
             graph = make_fx(function, tracing_mode="fake")(*inputs)
     except CannotCapture:
         raise
     except Exception as error:
         raise CannotCapture(_reason(error)) from error
     if _foreign_random_state() != before:
-        raise CannotCapture("the program draws from Python's or NumPy's random numbers")
+        raise CannotCapture("the program uses Python's or NumPy's random number generators")
     if calls.refused is not None:
-        raise CannotCapture(f"the program {calls.refused}, which a graph would freeze")
-    changed = frozen.changed()
+        raise CannotCapture(
+            f"the program {calls.refused}, whose result would be a constant of the compiled one"
+        )
+    changed = guard.changed()
     if changed is not None:
-        raise CannotCapture(f"the program changes {changed}, which a graph would freeze")
+        raise _changes(changed)
     return graph
 
 
-def compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Function:
-    """The graph as machine code, which writes to its inputs what the graph writes.
-
-    Random numbers are those that the operations would draw one by one.
+def compile_graph(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Function:
+    """Compile a graph to machine code with the same random numbers and in-place writes.
 
     Raises:
-        CannotCapture: it cannot be compiled, for want of a compiler of C++ say.
+        CannotCapture: The graph cannot be compiled, for example without a C++ compiler.
     """
-    # Kernels are called from C++: from Python, the calls are a sixteenth of a small model's step.
+    # Kernels are called from C++: calls from Python take a sixteenth of a small model's step.
     on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
     options: dict[str, Any] = {"fallback_random": True, "cpp_wrapper": on_cpu}
-    given: list[Any] = [tensor.detach() for tensor in inputs]
+    examples: list[Any] = [tensor.detach() for tensor in inputs]
     try:
         if torch.backends.mkldnn.is_available():
             options["post_grad_custom_post_pass"] = onednn.products_pass()
         with torch.no_grad(), warnings.catch_warnings(), onednn.callable_from_graphs():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its parts
-            run = inductor().compile(graph, given, options=options)
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own
+            run = inductor().compile(graph, examples, options=options)
     except Exception as error:
         raise CannotCapture(_reason(error)) from error
 
@@ -178,13 +178,17 @@ def compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Function:
 
 
 def _foreign_random_state() -> tuple[Any, ...]:
-    """The state of random numbers that are not torch's, which a graph would freeze."""
+    """Return the state of Python's and NumPy's generators, whose numbers would be constants."""
     legacy = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 (what a program may use)
     return random.getstate(), legacy["key"].tobytes(), legacy["pos"]
 
 
+def _changes(changed: str) -> CannotCapture:
+    return CannotCapture(f"the program changes {changed}, which a compiled one would not")
+
+
 def _reason(error: Exception) -> str:
-    """What prevented a capture, in a line: the operation, and where in the program it was."""
+    """Describe in one line what prevented a capture, with the line of the program."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [f for f in frames if "/torch/" not in f.filename and "/pyro/" not in f.filename]
     place = f" ({outside[-1].filename}:{outside[-1].lineno}: {outside[-1].line})" if outside else ""

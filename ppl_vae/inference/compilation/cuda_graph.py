@@ -1,4 +1,4 @@
-"""Compiled steps on a CUDA device, replayed as one CUDA graph."""
+"""Replay of compiled steps as a single CUDA graph."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from ppl_vae.inference.compilation.capture import Function
 
 WARM_UP = 3
-"""Runs before the capture, in which libraries take what memory they want to keep."""
+"""Runs before the capture, in which libraries allocate their workspaces."""
 
 
-def replayed(run: Function, held: Sequence[Tensor], batch: Sequence[Tensor]) -> Function:
-    """`run(*held, *batch)` as one launch: a function of the batch, which is copied to where it was.
+def as_cuda_graph(run: Function, held: Sequence[Tensor], batch: Sequence[Tensor]) -> Function:
+    """Capture `run(*held, *batch)` as a CUDA graph and return it as a function of the batch.
 
-    What `run` writes to is afterwards as it was before: it is run to warm up, on copies that are
-    put back. Its random numbers are drawn anew in every replay, from torch's generator.
+    The tensors that `run` changes and the state of torch's generator are restored after warm-up
+    and capture. Every replay draws new random numbers from torch's generator.
 
     Args:
-        run: Takes tensors of the device, writes to some of them and returns one.
-        held: Its arguments that stay the same tensors.
-        batch: Those that do not.
+        run: A function of CUDA tensors that changes some of them in place and returns one.
+        held: Arguments that remain the same tensors.
+        batch: The other arguments, an example; every replay copies its arguments to them.
     """
     inputs = [*held, *batch]
     device = inputs[-1].device
@@ -38,8 +38,8 @@ def replayed(run: Function, held: Sequence[Tensor], batch: Sequence[Tensor]) -> 
         tensor.copy_(value)
     torch.cuda.set_rng_state(random, device)
 
-    def replay(*given: Tensor) -> Tensor:
-        for tensor, value in zip(batch, given, strict=True):
+    def replay(*values: Tensor) -> Tensor:
+        for tensor, value in zip(batch, values, strict=True):
             tensor.copy_(value)
         graph.replay()
         return result.clone()  # the next replay writes to the same memory

@@ -1,4 +1,4 @@
-"""The number format of a step's matrix products."""
+"""Precision of the matrix multiplications of networks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def check_precision(precision: Any, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises a ValueError unless the device multiplies numbers of this type in this format."""
+    """Raise a ValueError unless the device supports this precision for parameters of this dtype."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision should be one of {PRECISIONS}, was {precision!r}")
     if precision == "tf32" and device.type != "cuda":
@@ -28,12 +28,12 @@ def check_precision(precision: Any, device: torch.device, dtype: torch.dtype) ->
 
 @contextmanager
 def matmul_precision(precision: Precision) -> Iterator[None]:
-    """The products of networks are made in this format: "fp32" is the parameters' own type.
+    """Run the matrix multiplications of networks in this precision inside the context.
 
-    "tf32" multiplies numbers that were rounded to 10 bits on the tensor cores of a CUDA device.
-    "bf16" rounds both factors of every linear layer, and its result, to 8 bits with the exponents
-    of single precision, so that nothing overflows that did not before. Parameters, activations, log
-    densities, sums and the optimizer stay in single precision in each of them.
+    "fp32" is the parameters' own dtype. "tf32" rounds factors to 10 bits and multiplies them on the
+    tensor cores of a CUDA device. "bf16" rounds both factors of every linear layer, and its result,
+    to 8 bits; the range of exponents is that of single precision. Parameters, activations, log
+    densities, sums and optimizer state remain in single precision.
     """
     if precision == "bf16":
         with _LinearInBfloat16():

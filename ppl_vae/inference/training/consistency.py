@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.inference import random_state
-from ppl_vae.inference.compilation.capture import Slots
+from ppl_vae.inference.compilation.capture import ModuleTensors
 from ppl_vae.inference.training.batch_loss import BatchLoss
 
 TOLERANCE = {"fp64": 1e-8, "fp32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}
@@ -16,7 +16,7 @@ TOLERANCE = {"fp64": 1e-8, "fp32": 1e-3, "tf32": 1e-2, "bf16": 3e-2}
 
 def check_sums(
     loss: BatchLoss,
-    slots: Slots,
+    modules: ModuleTensors,
     parameters: Mapping[str, nn.Parameter],
     epoch: int,
     state: Mapping[str, Tensor],
@@ -26,7 +26,7 @@ def check_sums(
 
     Args:
         loss: The loss of a batch.
-        slots: The parameters and buffers of the modules.
+        modules: The parameters and buffers of the modules.
         parameters: All parameters by name.
         epoch: Number of the epoch.
         state: The objective's state.
@@ -43,14 +43,14 @@ def check_sums(
     results: list[dict[str, Tensor]] = []
     for compute, reduces in ((loss.whole, False), (loss.own_part, True)):
         random_state.set_draws(random, processes.device)
-        buffers = slots.saved_buffers()
+        buffers = modules.saved_buffers()
         with pyro.validation_enabled(False):
             value, after = compute(epoch, state, data)
         grads: Sequence[Tensor | None] = torch.autograd.grad(value, trained, allow_unused=True)
         if reduces:
             value, grads = processes.all_reduce(value, grads)
         moved = {f"buffer {n!r}": b.clone() for n, b in loss.model.named_buffers()}
-        slots.restore(buffers)
+        modules.restore(buffers)
         flat = torch.cat([grad.reshape(-1) for grad in grads if grad is not None])
         results.append({"loss": value.detach(), "gradient": flat, **after, **moved})
     if not processes.own_draws:

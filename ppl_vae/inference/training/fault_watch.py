@@ -76,10 +76,10 @@ class FaultWatch:
         the first of them.
         """
         random_state.set_draws(record.random, self.batches.device)
-        buffers, batch = self.step.slots.saved_buffers(), self.batches[record.index]
+        buffers, batch = self.step.modules.saved_buffers(), self.batches[record.index]
         with pyro.validation_enabled(False):
             message = faults.diagnose(self.step, batch, record.where)
-        self.step.slots.restore(buffers)
+        self.step.modules.restore(buffers)
         if not self.step.rule.stops:
             message = nothing_left(self.step.epoch, message)
         return faults.Fault(message, record.index, batch)

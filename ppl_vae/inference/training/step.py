@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.compilation import allocator, private_torch
-from ppl_vae.inference.compilation.capture import Compile, Key, Slots
+from ppl_vae.inference.compilation.capture import Compile, Key, ModuleTensors
 from ppl_vae.inference.compilation.precision import Precision, check_precision
 from ppl_vae.inference.compilation.private_torch import CannotCapture
 from ppl_vae.inference.distributed.processes import ALONE, Processes
@@ -111,7 +111,7 @@ class Step:
         self.parameters = parameters_of(model, objective)
         dtype = next((p.dtype for p in self.parameters.values()), torch.float32)
         check_precision(precision, model.device, dtype)
-        self.slots = Slots([model, *objective.networks().values()])
+        self.modules = ModuleTensors([model, *objective.networks().values()])
         self.state = copy_of_state(objective, model.device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=model.device)
         self.epoch, self.seconds = 1, 0.0
@@ -160,7 +160,7 @@ class Step:
 
     def _eager(self, batch: Sequence[Tensor], group: str | None) -> Tensor:
         self.optimizer.zero_grad()
-        buffers = self.slots.saved_buffers()
+        buffers = self.modules.saved_buffers()
         # Pyro's checks cost a third of a small model's step, and programs do not change.
         with pyro.validation_enabled(False):
             data = self.batch_loss.data(batch)
@@ -171,7 +171,7 @@ class Step:
         stopped = self.rule.stops and bool(self.skipped > 0)
         if stopped or not grads or not bool(optimizers.all_finite(loss, grads)):
             self.skipped += 1
-            self.slots.restore(buffers)
+            self.modules.restore(buffers)
             return loss.detach()
         if self.rule.clip_norm is not None:
             factor = optimizers.clip_factor(grads, self.rule.clip_norm)
@@ -187,9 +187,9 @@ class Step:
         key = (
             group,
             tuple([(part.shape, part.dtype, part.device) for part in batch]),
-            tuple([part.training for part in self.slots.parts]),
+            tuple([part.training for part in self.modules.parts]),
             tuple([parameter.requires_grad for parameter in self.parameters.values()]),
-            tuple([tensor.data_ptr() for tensor in self.slots.tensors]),
+            tuple([tensor.data_ptr() for tensor in self.modules.tensors]),
             tuple([_constants(options) for options in self.optimizer.param_groups]),
             id(self.optimizer.state),  # replaced by load_state_dict; graphs keep theirs
         )
@@ -198,7 +198,7 @@ class Step:
             self.graphs[key] = StepGraph(
                 self.batch_loss,
                 self.optimizer,
-                self.slots,
+                self.modules,
                 self.parameters,
                 self.trained(group),
                 self.rule,

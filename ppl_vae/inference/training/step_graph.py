@@ -9,16 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ppl_vae.inference.compilation.capture import (
-    Function,
-    Slots,
-    compiled,
-    record,
-)
-from ppl_vae.inference.compilation.cuda_graph import replayed
-from ppl_vae.inference.compilation.frozen_state import StateGuard
+from ppl_vae.inference.compilation.capture import Function, ModuleTensors, capture, compile_graph
+from ppl_vae.inference.compilation.cuda_graph import as_cuda_graph
 from ppl_vae.inference.compilation.precision import matmul_precision
 from ppl_vae.inference.compilation.private_torch import CannotCapture, tree_flatten, tree_unflatten
+from ppl_vae.inference.compilation.state_guard import StateGuard
 from ppl_vae.inference.training import optimizers
 from ppl_vae.inference.training.batch_loss import BatchLoss
 
@@ -71,7 +66,7 @@ class StepGraph:
     Args:
         loss: The loss of a batch.
         optimizer: The optimizer.
-        slots: The parameters and buffers of the modules.
+        modules: The parameters and buffers of the modules.
         parameters: All parameters by name.
         trained: Names of the parameters that are updated.
         rule: What the step does with its gradients.
@@ -87,7 +82,7 @@ class StepGraph:
         self,
         loss: BatchLoss,
         optimizer: Optimizer,
-        slots: Slots,
+        modules: ModuleTensors,
         parameters: Mapping[str, Tensor],
         trained: Sequence[str],
         rule: UpdateRule,
@@ -95,24 +90,24 @@ class StepGraph:
         batch: Sequence[Tensor],
         epoch: int,
     ) -> None:
-        self.loss, self.optimizer, self.slots, self.rule = loss, optimizer, slots, rule
+        self.loss, self.optimizer, self.modules, self.rule = loss, optimizer, modules, rule
         self.parameters, self.checked = parameters, epoch
         optimizers.check_optimizer(optimizer)
         _check_hooks(parameters)
-        numbers = {id(tensor): number for number, tensor in enumerate(slots.tensors)}
+        numbers = {id(tensor): number for number, tensor in enumerate(modules.tensors)}
         self.trained = [numbers[id(parameters[name])] for name in trained]
         self.groups = _group_numbers(optimizer, [parameters[name] for name in trained])
         inputs = self._inputs(carried, [part.clone() for part in batch])
         self.epoch, self.lrs = inputs.epoch, inputs.lrs
         flat, self.spec = tree_flatten(inputs)
-        given = [tensor.detach() for tensor in flat]
-        held, example = given[: -len(batch)], given[-len(batch) :]
-        self.guard = StateGuard([*slots.parts, loss.objective], slots.tensors)
-        run = compiled(record(self._step, flat, self.guard), flat)
+        detached = [tensor.detach() for tensor in flat]
+        held, example = detached[: -len(batch)], detached[-len(batch) :]
+        self.guard = StateGuard([*modules.parts, loss.objective], modules.tensors)
+        run = compile_graph(capture(self._step, flat, self.guard), flat)
         self.run: Function = partial(run, *held)
         if loss.model.device.type == "cuda" and not loss.processes.is_distributed:
             with matmul_precision(loss.precision):
-                self.run = replayed(run, held, example)
+                self.run = as_cuda_graph(run, held, example)
 
     def __call__(self, batch: Sequence[Tensor], epoch: int) -> Tensor:
         """Take a step and return the loss before it."""
@@ -133,14 +128,14 @@ class StepGraph:
         changed = self.guard.changed()
         if changed is not None:
             raise CannotCapture(
-                f"{changed} was changed after a step was compiled, which holds it as it was: a "
-                "buffer, changed in place, is read in every step"
+                f"{changed} was changed after a step was compiled, which uses its first value: "
+                "make it a buffer, which is read in every step"
             )
 
     def _inputs(self, carried: Carried, batch: list[Tensor]) -> _Inputs:
         moments = []
         for number in self.trained:
-            parameter = self.slots.tensors[number]
+            parameter = self.modules.tensors[number]
             kept = self.optimizer.state[parameter]
             if not kept:
                 kept.update(optimizers.initial_state(self.optimizer, parameter))
@@ -148,7 +143,7 @@ class StepGraph:
         device = self.loss.model.device
         scalar = partial(torch.zeros, (), dtype=torch.double, device=device)
         return _Inputs(
-            tensors=list(self.slots.tensors),
+            tensors=list(self.modules.tensors),
             moments=moments,
             state=dict(sorted(carried.state.items())),
             skipped=carried.skipped,
@@ -164,11 +159,11 @@ class StepGraph:
         data: Sequence[Tensor] = given.batch
         if self.loss.batches is not None:
             data = self.loss.batches.drawn(given.data, given.batch[0])
-        n_parameters = len(given.tensors) - len(self.slots.buffers)
+        n_parameters = len(given.tensors) - len(self.modules.buffers)
         buffers = given.tensors[n_parameters:]
         new_buffers = [buffer.clone() for buffer in buffers]
         tensors = [*given.tensors[:n_parameters], *new_buffers]
-        with self.slots.holding(tensors):
+        with self.modules.using(tensors):
             loss, state = self.loss.own_part(given.epoch, given.state, data)
         own = [tensors[number] for number in self.trained]
         parts = torch.autograd.grad(loss, own, allow_unused=True)

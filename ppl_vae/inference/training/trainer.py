@@ -210,7 +210,7 @@ class Trainer:
 
     def _check_step(self, batch: tuple[Tensor, ...]) -> None:
         """Check before the first step that each parameter has a gradient, and run Pyro's checks."""
-        buffers, random = self.step.slots.saved_buffers(), random_state.of_draws(self.device)
+        buffers, random = self.step.modules.saved_buffers(), random_state.of_draws(self.device)
         with pyro.validation_enabled(False):
             loss, _ = self.step.loss(*batch)
         if loss.isfinite():  # otherwise the step itself will say why
@@ -221,6 +221,6 @@ class Trainer:
             with pyro.validation_enabled(True):
                 self.step.loss(*batch)
             step, parameters = self.step, self.parameters
-            check_sums(step.batch_loss, step.slots, parameters, step.epoch, step.state, batch)
+            check_sums(step.batch_loss, step.modules, parameters, step.epoch, step.state, batch)
         random_state.set_draws(random, self.device)
-        self.step.slots.restore(buffers)
+        self.step.modules.restore(buffers)
