@@ -1,4 +1,4 @@
-"""Sums over the data of a batch that several processes share."""
+"""Sums over a batch that is divided among processes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +10,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Share:
-    """The rows of a batch that this process has.
+class Shard:
+    """The rows of a batch that this process computes.
 
     Attributes:
         start: The first row.
         stop: The row after the last.
         size: Number of rows of the batch.
-        weight: 1, or 0 where another process has these rows and this one only keeps in step.
+        weight: 1, or 0 if another process computes these rows too and this one only takes part
+            in sums.
         group: The name of the processes' group.
     """
 
@@ -31,22 +32,22 @@ class Share:
         return self.stop - self.start
 
 
-_shares: list[Share] = []
+_shards: list[Shard] = []
 
 
 @contextmanager
-def sharing(share: Share) -> Iterator[None]:
-    """Inside, sums and means over a batch are those over the rows of all processes."""
-    _shares.append(share)
+def summing_over_processes(shard: Shard) -> Iterator[None]:
+    """Extend sums and means over a batch, inside the context, to the rows of all processes."""
+    _shards.append(shard)
     try:
         yield
     finally:
-        _shares.pop()
+        _shards.pop()
 
 
 def mean_of_batch(value: Tensor, dims: Sequence[int] | None = None) -> Tensor:
-    """The mean over all dimensions, or `dims`, one of which is that of the data; with gradients."""
-    if not _shares:
+    """Compute the mean over all dimensions or `dims`, including the data; differentiable."""
+    if not _shards:
         return value.mean() if dims is None else value.mean(tuple(dims))
     total = value.sum() if dims is None else value.sum(tuple(dims))
     count = total.new_full((1,), value.numel() / total.numel())
@@ -55,24 +56,24 @@ def mean_of_batch(value: Tensor, dims: Sequence[int] | None = None) -> Tensor:
 
 
 def sum_of_batch(value: Tensor) -> Tensor:
-    """The sum of `value`, which is one over the data, over all processes; with gradients."""
-    if not _shares:
+    """Sum a value, itself a sum over the data, over all processes; differentiable."""
+    if not _shards:
         return value
-    share = _shares[-1]
+    shard = _shards[-1]
     apply: Any = _Sum.apply
-    total: Tensor = apply(share.weight * value, share.group)
+    total: Tensor = apply(shard.weight * value, shard.group)
     return total
 
 
 def total_of(value: Tensor, group: str) -> Tensor:
-    """The sum of a tensor over the processes of a group, in each of them; without gradients."""
+    """Sum a tensor over the processes of a group; not differentiable."""
     ops = torch.ops._c10d_functional  # operations that a graph can hold
     total: Tensor = ops.wait_tensor(ops.all_reduce(value.contiguous(), "sum", group))
     return total
 
 
 class _Sum(torch.autograd.Function):
-    """y = sum_r x_r. Losses are added up over processes too, so dx_r = sum_s dy_s."""
+    """y = sum_r x_r. Losses are summed over processes too, so dx_r = sum_s dy_s."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: str) -> Tensor:
@@ -94,7 +95,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` in training mode, by mean and variance of all rows.
+    """Apply `torch.nn.functional.batch_norm` in training mode, with the statistics of all rows.
 
     Args:
         x: Shape (n, features, ...).
@@ -103,7 +104,7 @@ def batch_norm(
         weight: Shape (features,).
         bias: Shape (features,).
         training: True.
-        momentum: What of the statistics goes into the running ones.
+        momentum: Weight of the new statistics in the running ones.
         eps: Added to the variance.
     """
     dims = [dim for dim in range(x.dim()) if dim != 1]

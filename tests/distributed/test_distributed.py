@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from support import PYTHONPATH, make
 from torch import Tensor
 
 from ppl_vae.inference import ELBO
-from ppl_vae.inference.batch_sums import Share
+from ppl_vae.inference.batch_sums import Shard
 from ppl_vae.inference.distributed import processes
 from ppl_vae.inference.distributed.processes import Processes
-from ppl_vae.inference.distributed.shared_draws import shared
+from ppl_vae.inference.distributed.shared_draws import shared_draws
 from ppl_vae.shared.io.safetensors_file import read
 
 PROGRAM = Path(several_processes.__file__)
@@ -277,7 +278,7 @@ def test_each_process_draws_its_rows_of_what_one_draws(cuts: tuple[int, ...]) ->
     whole, after = program(par), torch.get_rng_state()
     for start, stop in pairwise(cuts):
         pyro.set_rng_seed(1)
-        with shared(Share(start, stop, N, 1.0, "")):
+        with shared_draws(Shard(start, stop, N, 1.0, "")):
             own = program(par[start:stop])
         assert torch.equal(after, torch.get_rng_state())
         for name, value in whole.items():
@@ -285,39 +286,66 @@ def test_each_process_draws_its_rows_of_what_one_draws(cuts: tuple[int, ...]) ->
             assert torch.equal(own[name], rows), name
 
 
+@pytest.mark.parametrize("drop", [F.dropout, F.dropout2d])
+@pytest.mark.parametrize("cuts", [(0, 4, 7), (0, 2, 4, 7)])
+def test_dropout_of_images_is_shared(cuts: tuple[int, ...], drop: Callable[..., Tensor]) -> None:
+    """Images of 2 to 4 channels and of 2 to 4 rows of pixels, as many as the data of a process."""
+    for channels, height in ((4, 3), (2, 4), (3, 2)):
+        x = torch.randn(7, channels, height, 5)
+        pyro.set_rng_seed(1)
+        whole = drop(x)
+        for start, stop in pairwise(cuts):
+            pyro.set_rng_seed(1)
+            with shared_draws(Shard(start, stop, 7, 1.0, "")):
+                assert torch.equal(drop(x[start:stop]), whole[start:stop])
+
+
+def test_particles_come_before_the_data_that_share_dropout() -> None:
+    x = torch.randn(4, 7, 5)
+    pyro.set_rng_seed(1)
+    whole = F.dropout(x)
+    pyro.set_rng_seed(1)
+    with shared_draws(Shard(3, 7, 7, 1.0, "")):
+        assert torch.equal(F.dropout(x[:, 3:]), whole[:, 3:])
+
+
 def test_draws_by_rejection_are_each_process_own() -> None:
     states, values = [], []
     for start, stop in ((0, 4), (4, 8)):
         pyro.set_rng_seed(1)
-        with shared(Share(start, stop, 8, 1.0, "")) as sites, pyro.plate("data", 4):
+        with shared_draws(Shard(start, stop, 8, 1.0, "")) as sites, pyro.plate("data", 4):
             values.append(pyro.sample("z", dist.Gamma(torch.ones(4, 50), 1.0).to_event(1)))
-        assert sites.own_draws
+        assert sites.independent_draws
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
     assert not (values[0] == values[1]).any()
 
 
 def test_what_takes_random_numbers_otherwise_is_refused() -> None:
-    share = Share(0, 2, 4, 1.0, "")
-    with shared(share), pytest.raises(ValueError, match="took 2 of 6"):
+    shard = Shard(0, 2, 4, 1.0, "")
+    with shared_draws(shard), pytest.raises(ValueError, match="took 2 of 6"):
         pyro.plate("data", 6, subsample_size=2)
-    with shared(share), pyro.plate("inner", 2, dim=-2), pytest.raises(ValueError, match="data pla"):
+    with (
+        shared_draws(shard),
+        pyro.plate("inner", 2, dim=-2),
+        pytest.raises(ValueError, match="data pla"),
+    ):
         pyro.sample("z", dist.Normal(0.0, 1.0))
 
     class Shuffled(dist.Normal):
         def rsample(self, sample_shape: Any = ()) -> Tensor:
             return self.loc[torch.randperm(2)]
 
-    with shared(share), pyro.plate("data", 2), pytest.raises(ValueError, match="'randperm'"):
+    with shared_draws(shard), pyro.plate("data", 2), pytest.raises(ValueError, match="'randperm'"):
         pyro.sample("z", Shuffled(torch.zeros(2), 1.0))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 100])
 def test_every_row_belongs_to_one_process(size: int, n: int) -> None:
-    shares = [Processes(rank, size, torch.device("cpu")).share(n) for rank in range(size)]
-    rows = [row for s in shares if s.weight for row in range(s.start, s.stop)]
+    shards = [Processes(rank, size, torch.device("cpu")).shard(n) for rank in range(size)]
+    rows = [row for s in shards if s.weight for row in range(s.start, s.stop)]
     assert rows == list(range(n))
-    assert all(len(share) >= min(n, 2) for share in shares)
-    sizes = [len(share) for share in shares if share.weight]
+    assert all(len(shard) >= min(n, 2) for shard in shards)
+    sizes = [len(shard) for shard in shards if shard.weight]
     assert max(sizes) - min(sizes) <= 1

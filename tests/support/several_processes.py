@@ -70,6 +70,28 @@ def dropout(out: Path) -> Arrays:
     return trained(Classifier(6, 3, classifier=network), CASE["classifier"].data(0))
 
 
+class Convolutional(Model):
+    """Dropout of activations (N, 3, 4, 4); the two processes have 3 and 4 rows of a batch of 7."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = nn.Conv2d(1, 3, 2), nn.Dropout(0.2), nn.Conv2d(3, 3, 1), nn.Dropout2d(0.2)
+        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(48, 1), nn.Flatten(0))
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(self.net(x), 1.0), obs=y)
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        pass
+
+
+def conv_dropout(out: Path) -> Arrays:
+    rng = np.random.default_rng(0)
+    model = Convolutional()
+    return trained(model, (rng.normal(size=(24, 1, 5, 5)), rng.normal(size=24)), epochs=1)
+
+
 def recorded(out: Path) -> Arrays:
     """Steps as graphs, as they were recorded."""
     compiled = step_graph.compile_graph
@@ -190,6 +212,7 @@ JOBS: dict[str, Job] = {
     "average": lambda out: trained(make(SBN), SBN.data(0), ELBO(5, baseline="average")),
     "baseline": baseline,
     "dropout": dropout,
+    "conv-dropout": conv_dropout,
     "recorded": recorded,
     "gammas": gammas,
     "stopped": stopped,

@@ -1,4 +1,4 @@
-"""Training by several processes, each on its part of every batch (`torchrun`)."""
+"""Data-parallel training by several processes (`torchrun`)."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ppl_vae.inference import random_state
-from ppl_vae.inference.batch_sums import Share, total_of
-from ppl_vae.inference.distributed.shared_draws import shared
+from ppl_vae.inference.batch_sums import Shard, total_of
+from ppl_vae.inference.distributed.shared_draws import shared_draws
 from ppl_vae.inference.draws import Program
 from ppl_vae.inference.objectives.parts.base import Objective
 
@@ -20,30 +20,31 @@ T = TypeVar("T")
 
 @dataclass
 class Processes:
-    """The processes that train one model together, of which this is one; or this one alone.
+    """The processes that train a model together, or a single process.
 
     All have the whole data set, the same weights, the same random state and the same order of the
-    data. Of each batch every process takes some rows, draws for them what one process would draw,
-    and adds its gradient to those of the others, so that all take the step that one process would
-    take. What differs is the order in which sums are rounded.
+    data. Each process takes some rows of every batch, with the random numbers that one process
+    would draw for them. Gradients are summed, so that all processes take the same step, equal to
+    that of one process up to rounding.
 
     Attributes:
         rank: The number of this process.
         size: Number of processes.
-        device: Where this process computes.
+        device: The device of this process.
         group: The name of the group in torch.distributed.
-        own_draws: Whether something was drawn that processes cannot share, see `shared`.
+        independent_draws: Whether a site was drawn independently in each process, see
+            `shared_draws`.
     """
 
     rank: int
     size: int
     device: torch.device
     group: str = ""
-    own_draws: bool = False
+    independent_draws: bool = False
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes and shows what a run leaves behind."""
+    def is_rank_0(self) -> bool:
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     @property
@@ -51,23 +52,23 @@ class Processes:
         return self.size > 1
 
     def broadcast_from_rank_0(self, function: Callable[[], T]) -> T:
-        """What `function` gives in the first process; its ValueError is raised in all."""
+        """Call a function in process 0 and return its result, or raise its ValueError, in all."""
         if not self.is_distributed:
             return function()
-        found: list[Any] = [None, None]
-        if self.first:
+        results: list[Any] = [None, None]
+        if self.is_rank_0:
             try:
-                found[0] = function()
+                results[0] = function()
             except ValueError as error:
-                found[1] = str(error)
-        dist.broadcast_object_list(found, src=0)
-        if found[1] is not None:
-            raise ValueError(found[1])
-        value: T = found[0]
+                results[1] = str(error)
+        dist.broadcast_object_list(results, src=0)
+        if results[1] is not None:
+            raise ValueError(results[1])
+        value: T = results[0]
         return value
 
     def check_same(self, name: str, value: Any) -> None:
-        """Raises a ValueError unless all processes have the same `value`, of JSON."""
+        """Raise a ValueError unless all processes have the same JSON value."""
         if not self.is_distributed:
             return
         values: list[Any] = [None] * self.size
@@ -79,46 +80,46 @@ class Processes:
                     f"and {other!r} in process {rank}"
                 )
 
-    def check_in_step(self, modules: Sequence[nn.Module]) -> None:
-        """Raises a ValueError unless random states and buffers of all processes are the same."""
+    def check_synchronised(self, modules: Sequence[nn.Module]) -> None:
+        """Raise a ValueError unless all processes have the same random state and buffers."""
         if self.is_distributed:
             states = random_state.of_draws(self.device)
-            self.check_same("the state of random numbers after an epoch", _prints(states))
+            self.check_same("the state of random numbers after an epoch", _checksums(states))
             for module in modules:
                 for name, buffer in module.named_buffers():
-                    self.check_same(f"buffer {name!r} after an epoch", _prints([buffer]))
+                    self.check_same(f"buffer {name!r} after an epoch", _checksums([buffer]))
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes call this method."""
         if self.is_distributed:
             dist.barrier()
 
     def broadcast_weights(self, modules: Sequence[nn.Module]) -> None:
-        """Gives all processes the weights and buffers of the first."""
+        """Copy the weights and buffers of process 0 to all processes."""
         if self.is_distributed:
-            for module in modules:  # buffers that are not saved too
+            for module in modules:  # including non-persistent buffers
                 for tensor in (*module.parameters(), *module.buffers()):
                     value = tensor.detach().contiguous()
                     dist.broadcast(value, src=0)
                     tensor.detach().copy_(value)
 
-    def share(self, n: int) -> Share:
-        """The rows of a batch of n that this process has.
+    def shard(self, n: int) -> Shard:
+        """Return this process's rows of a batch of n.
 
-        Two at least, if there are two: one row has no variance, for batch normalisation. Processes
-        for which there are none run the first rows too, whose loss then counts nothing: what a
-        batch's statistics need is asked of all.
+        At least two if the batch has two, as batch normalisation needs a variance. A process for
+        which no rows are left repeats those of process 0 with weight 0, since sums over a batch
+        need all processes.
         """
         busy = max(1, min(self.size, n // 2))
         rank = self.rank if self.rank < busy else 0
         bounds = [n * i // busy for i in range(busy + 1)]
         weight = float(self.rank < busy)
-        return Share(bounds[rank], bounds[rank + 1], n, weight, self.group)
+        return Shard(bounds[rank], bounds[rank + 1], n, weight, self.group)
 
     def loss_and_state(
         self, objective: Objective, model: Program, guide: Program, *batch: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The own rows' part of the loss of a batch, and the objective's numbers after it.
+        """Compute this process's part of the loss of a batch, and the objective's next state.
 
         The parts of all processes add up to `objective.loss_and_state(model, guide, *batch)`.
         """
@@ -127,30 +128,30 @@ class Processes:
         total = torch.zeros((), device=batch[0].device)
         state: dict[str, Tensor] = {}
         for weight, term, rows in objective.sums(*batch):
-            share = self.share(len(rows[0]))
-            own = [part[share.start : share.stop] for part in rows]
-            with shared(share) as sites:
+            shard = self.shard(len(rows[0]))
+            own = [part[shard.start : shard.stop] for part in rows]
+            with shared_draws(shard) as sites:
                 loss, state = term.loss_and_state(model, guide, *own)
-            self.own_draws |= sites.own_draws
-            total = total + weight * share.weight * loss
+            self.independent_draws |= sites.independent_draws
+            total = total + weight * shard.weight * loss
         return total, state
 
     def all_reduce(
         self, loss: Tensor, grads: Sequence[Tensor | None]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Loss and gradients, which are parts, summed over the processes: sent as one array."""
+        """Sum loss and gradients over the processes, sent as one array."""
         if not self.is_distributed:
             return loss, grads
-        given = [grad for grad in grads if grad is not None]
-        flat = torch.cat([loss.detach().reshape(1), *(grad.reshape(-1) for grad in given)])
-        first, *rest = total_of(flat, self.group).split([1, *(grad.numel() for grad in given)])
-        sums = iter([p.reshape(grad.shape).to(grad) for p, grad in zip(rest, given, strict=True)])
-        return first.reshape(()).to(loss), [None if grad is None else next(sums) for grad in grads]
+        parts = [grad for grad in grads if grad is not None]
+        flat = torch.cat([loss.detach().reshape(1), *(grad.reshape(-1) for grad in parts)])
+        total, *rest = total_of(flat, self.group).split([1, *(grad.numel() for grad in parts)])
+        sums = iter([p.reshape(grad.shape).to(grad) for p, grad in zip(rest, parts, strict=True)])
+        return total.reshape(()).to(loss), [None if grad is None else next(sums) for grad in grads]
 
     def backward(self, loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Compute the gradients of the parameters, summed over the processes.
 
-        A parameter has no gradient if no process uses it: optimizers pass over it.
+        A parameter that no process uses has no gradient: optimizers skip it.
 
         Returns:
             The sum of the losses.
@@ -168,8 +169,8 @@ class Processes:
         return loss
 
 
-def _prints(tensors: Sequence[Tensor]) -> list[int]:
-    """A checksum of each tensor."""
+def _checksums(tensors: Sequence[Tensor]) -> list[int]:
+    """Return a checksum of each tensor."""
     return [zlib.crc32(tensor.cpu().contiguous().numpy().tobytes()) for tensor in tensors]
 
 

@@ -1,4 +1,4 @@
-"""Runs of `fit` under `torchrun`: the group of processes, signals, restarts."""
+"""Runs of `fit` under `torchrun`: process group, signals and restarts."""
 
 import atexit
 import logging
@@ -20,21 +20,21 @@ from ppl_vae.shared.training.checkpoints import Checkpoint
 from ppl_vae.shared.training.interrupts import Interrupt
 
 CHECK_EVERY = {"cuda": 50}
-"""Steps between looks for a signal, by the type of device; to look is to wait for the device."""
-STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What `torchrun` tells a process."""
-_again: list[bool] = []
-"""Not empty if there were processes of this job before; a machine counts its own restarts alone."""
+"""Steps between checks for a signal, by type of device; each check synchronises with the device."""
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that `torchrun` sets."""
+_restarted: list[bool] = []
+"""Not empty if the job was restarted. `torchrun` counts the restarts of one machine only."""
 
 
 def join(device: torch.device) -> Processes:
-    """The processes that `torchrun` started, or this one alone.
+    """Join the processes that `torchrun` started; without `torchrun`, return a single process.
 
-    A group that the program has made before is used as it is. Else one is made, with NCCL on GPUs
-    and gloo on CPUs, and kept until the process ends.
+    An existing process group is used. Otherwise one is initialised, with NCCL on GPUs and gloo on
+    CPUs, and destroyed when the process ends.
 
     Raises:
-        ValueError: there are more processes on this machine than GPUs.
+        ValueError: There are more processes on this machine than GPUs.
     """
     if not dist.is_available() or not (dist.is_initialized() or _is_one_of_several()):
         return Processes(0, 1, device)
@@ -44,24 +44,24 @@ def join(device: torch.device) -> Processes:
     if not dist.is_initialized():
         store, rank, size = next(rendezvous("env://"))
         prefix: Any = dist.PrefixStore  # type: ignore[attr-defined]  # missing in torch's types
-        fresh = prefix(_agreed(store, rank, size), store)
+        fresh = prefix(_fresh_prefix(store, rank, size), store)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=size)
         atexit.register(_leave)
-        used = rank == 0 and store.add("used", 1) > 1  # it outlives the processes
-        if _largest(int(used or is_restarted()), device) > 0:
-            _again.append(True)
+        used = rank == 0 and store.add("used", 1) > 1  # the store may outlive the processes
+        if _maximum(int(used or is_restarted()), device) > 0:
+            _restarted.append(True)
     if dist.get_rank() > 0:
         logging.getLogger("ppl_vae").setLevel(logging.ERROR)
     group: Any = dist.group.WORLD
     return Processes(dist.get_rank(), dist.get_world_size(), device, group.group_name)
 
 
-def _agreed(store: Any, rank: int, size: int) -> str:
-    """A name that all processes know and none knew before.
+def _fresh_prefix(store: Any, rank: int, size: int) -> str:
+    """Agree on a new name with all processes.
 
-    After a restart `torchrun` may keep the store, with the addresses of processes that are gone.
-    Each process asks with a name of its own, so that no old answer is taken for one.
+    After a restart `torchrun` may keep the store, with the addresses of dead processes. Each
+    process asks under a new name, so that it cannot read an old answer.
     """
     name = uuid.uuid4().hex
     if rank > 0:
@@ -81,11 +81,11 @@ def _agreed(store: Any, rank: int, size: int) -> str:
     return name
 
 
-def _largest(number: int, device: torch.device) -> int:
-    """The largest number that one of the processes has."""
-    found = torch.tensor(number, device=device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+def _maximum(number: int, device: torch.device) -> int:
+    """Return the maximum of a number over all processes."""
+    maximum = torch.tensor(number, device=device)
+    dist.all_reduce(maximum, dist.ReduceOp.MAX)
+    return int(maximum)
 
 
 def _leave() -> None:
@@ -94,33 +94,33 @@ def _leave() -> None:
 
 
 def _own_gpu() -> torch.device:
-    """The GPU of this process, by its number on its machine."""
-    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if number >= there:
+    """Return the GPU of this process, by its local rank."""
+    number, n_gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= n_gpus:
         raise ValueError(
-            f"nproc-per-node should be at most the number of GPUs, {there}, was at least "
+            f"nproc-per-node should be at most the number of GPUs, {n_gpus}, was at least "
             f"{number + 1}: use --device cpu"
         )
     return torch.device("cuda", number)
 
 
 def _is_one_of_several() -> bool:
-    """Whether `torchrun` has started this process and others."""
-    return all(name in os.environ for name in STARTED) and int(os.environ["WORLD_SIZE"]) > 1
+    """Return whether `torchrun` has started this process and others."""
+    return all(name in os.environ for name in VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def is_restarted() -> bool:
-    """Whether `torchrun` has started this program anew, because a process has failed."""
-    return bool(_again) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Return whether `torchrun` has restarted this program after a process failed."""
+    return bool(_restarted) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def find_checkpoint(
     out: Path | None, run: Mapping[str, Any], epochs: int, resume: bool
 ) -> Checkpoint | None:
-    """The checkpoint to go on from, if there is one; asked for, or because `torchrun` restarted.
+    """Return the checkpoint to resume from, if `resume` is set or `torchrun` has restarted.
 
-    A program that `torchrun` has started anew finds what it did before, and it may find the run of
-    another program, which it was going to replace.
+    A restarted program finds its own checkpoint, or that of another run, which is ignored unless
+    `resume` is set.
     """
     if resume:
         return Checkpoint.find(out, run, epochs)
@@ -132,27 +132,27 @@ def find_checkpoint(
         return None
 
 
-class Together(Interrupt):
-    """A signal to one of the processes is a request to all, which they find at the same place.
+class SharedInterrupt(Interrupt):
+    """An interrupt that stops all processes after the same step when one of them gets a signal.
 
-    To ask for it is to ask all processes, and all have to.
+    Reading `asked` communicates with the other processes: all must read it equally often.
     """
 
-    def __init__(self, own: Interrupt, processes: Processes) -> None:
-        self.own, self.processes = own, processes
-        self.looks = 0
-        self.found: signal.Signals | None = None
+    def __init__(self, local: Interrupt, processes: Processes) -> None:
+        self.local, self.processes = local, processes
+        self.reads = 0
+        self.signal: signal.Signals | None = None
 
     @property
-    def asked(self) -> signal.Signals | None:  # type: ignore[override]  # which others only read
+    def asked(self) -> signal.Signals | None:  # type: ignore[override]  # read-only here
         every = CHECK_EVERY.get(self.processes.device.type, 1)
-        self.looks += 1
-        if self.found is None and self.looks % every == 0:
-            number = _largest(int(self.own.asked or 0), self.processes.device)
-            self.found = signal.Signals(number) if number > 0 else None
-        return self.found
+        self.reads += 1
+        if self.signal is None and self.reads % every == 0:
+            number = _maximum(int(self.local.asked or 0), self.processes.device)
+            self.signal = signal.Signals(number) if number > 0 else None
+        return self.signal
 
     def stop(self, line: str) -> NoReturn:
-        if self.processes.first:
+        if self.processes.is_rank_0:
             print(line, file=sys.stderr, flush=True)
         raise SystemExit(128 + (self.asked or signal.SIGINT))

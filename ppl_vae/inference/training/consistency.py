@@ -53,7 +53,7 @@ def check_sums(
         modules.restore(buffers)
         flat = torch.cat([grad.reshape(-1) for grad in grads if grad is not None])
         results.append({"loss": value.detach(), "gradient": flat, **after, **moved})
-    if not processes.own_draws:
+    if not processes.independent_draws:
         precision = "fp64" if trained[0].dtype == torch.double else loss.precision
         _check_equal(results[0], results[1], TOLERANCE[precision])
 
@@ -71,5 +71,7 @@ def _check_equal(
             raise ValueError(
                 "objective should be a sum over the data of a batch to be trained by several "
                 f"processes, but their {name} of the first batch is not that of one process "
-                f"(relative difference {float(difference):.1e}): use one process"
+                f"(relative difference {float(difference):.1e}). The objective may not be such a "
+                "sum, or layers may draw random numbers that processes cannot share, such as "
+                "dropout of an activation without a data dimension: use one process"
             )

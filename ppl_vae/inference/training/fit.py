@@ -125,13 +125,15 @@ def fit(
         processes.check_same("data", fingerprint(arrays))
         processes.check_same("settings", {**settings, "epochs": epochs})
     saved = _seconds_saved(epochs * -(-len(arrays[0]) // batch_size), batch_size, model, prepared)
-    kept = folder if processes.first else None
+    kept = folder if processes.is_rank_0 else None
     with (
         locked(kept),
         random_state.isolated(seed, found),
         deferred(processes.is_distributed) as noted,
     ):
-        interrupt = torchrun.Together(noted, processes) if processes.is_distributed else noted
+        interrupt = (
+            torchrun.SharedInterrupt(noted, processes) if processes.is_distributed else noted
+        )
         find = partial(torchrun.find_checkpoint, folder, run, epochs, resume)
         checkpoint = processes.broadcast_from_rank_0(find)
         if compile == "auto" and saved <= COMPILING:
@@ -139,7 +141,7 @@ def fit(
         trainer = Trainer(model.to(found), prepared, arrays, found, batch_size, stepping, processes)
         metrics = _begin(trainer, checkpoint, folder, seed)
         done = 0 if checkpoint is None else checkpoint.epoch
-        shown = progress and processes.first
+        shown = progress and processes.is_rank_0
         with Progress(label or type(model).__name__, epochs, done, shown) as bar:
             if trainer.step.compile == "auto":
                 bar.say(f"steps are compiled first, which saves {saved:.0f} s or so")
@@ -168,11 +170,11 @@ def _begin(
     if checkpoint is not None:
         with resuming(folder):
             checkpoints.restore(trainer, checkpoint)
-    elif processes.first:
+    elif processes.is_rank_0:
         remove(folder)
     done = 0 if checkpoint is None else checkpoint.epoch
     metrics = processes.broadcast_from_rank_0(partial(Metrics, folder, done))
-    if not processes.first:
+    if not processes.is_rank_0:
         metrics.path = None
     return metrics
 

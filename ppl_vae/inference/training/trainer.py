@@ -131,7 +131,7 @@ class Trainer:
                 self.watch.check()
                 return None
         self.watch.check()
-        self.processes.check_in_step([self.model, *self.networks.values()])
+        self.processes.check_synchronised([self.model, *self.networks.values()])
         return self._end(objective, state, first)
 
     def _begin(self, epoch: int) -> EpochState:
