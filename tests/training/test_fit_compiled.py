@@ -57,7 +57,7 @@ def test_auto_compiles_long_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     file = import_module("ppl_vae.inference.training.fit")
     saved = file._seconds_saved(2, 12, make(CASE_OF_IT), ELBO())
     for limit, compile in ((saved - 1e-9, "auto"), (saved, "auto"), (0, True), (0, False)):
-        monkeypatch.setattr(file, "COMPILING", limit)
+        monkeypatch.setattr(file, "COMPILE_SECONDS", limit)
         trained(epochs=1, compile=compile)
     assert asked == ["auto", False, True, False]
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a `Trainer`, and how the trainer goes on from it."""
+"""Checkpoints of a `Trainer`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from ppl_vae.shared.training.checkpoints import Checkpoint, part
 
 
 def checkpoint(trainer: Trainer, run: dict[str, Any], epoch: int) -> Checkpoint:
-    """Everything that `restore` needs to go on after `epoch`, and the epoch that is under way."""
+    """Return the state after `epoch` and of the partially completed next epoch, for `restore`."""
     arrays = {f"model.{name}": as_numpy(v) for name, v in trainer.model.state_dict().items()}
     for name, network in trainer.networks.items():
         weights = network.state_dict()
@@ -30,29 +30,29 @@ def checkpoint(trainer: Trainer, run: dict[str, Any], epoch: int) -> Checkpoint:
     arrays["random.order"] = trainer.order.get_state().numpy()
     if trainer.current_epoch is None:
         return Checkpoint(run, epoch, arrays, {"random": extra})
-    going = trainer.current_epoch.arrays(int(trainer.step.skipped))
-    arrays |= {f"pass.{name}": array for name, array in going.items()}
+    current = trainer.current_epoch.arrays(int(trainer.step.skipped))
+    arrays |= {f"pass.{name}": array for name, array in current.items()}
     return Checkpoint(run, epoch, arrays, {"random": extra}, trainer.current_epoch.done)
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Takes the trainer to where the checkpoint was made.
+    """Restore the trainer's state from a checkpoint.
 
     Raises:
-        ValueError: a network or the optimizer's state is of another kind than the trainer's.
+        ValueError: The weights of a network or the optimizer's state do not fit the trainer's.
     """
     trainer.checked = True
     for name, network in trainer.networks.items():
-        _take_over(network, name, part(checkpoint.arrays, f"network.{name}"))
+        _load_weights(network, name, part(checkpoint.arrays, f"network.{name}"))
     trainer.model.with_weights(part(checkpoint.arrays, "model"))
     state: dict[int, dict[str, Tensor]] = {}
     for name, array in part(checkpoint.arrays, "optimizer").items():
         index, key = name.split(".")
         state.setdefault(int(index), {})[key] = torch.tensor(array)
-    stepped = [p for group in trainer.optimizer.param_groups for p in group["params"]]
-    for number, found in state.items():  # a fused step would write beyond what is too small
-        own = optimizers.initial_state(trainer.optimizer, stepped[number])
-        check_arrays("optimizer", own, found)
+    parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    for number, moments in state.items():  # a fused step would write beyond the end of small ones
+        expected = optimizers.initial_state(trainer.optimizer, parameters[number])
+        check_arrays("optimizer", expected, moments)
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
     saved = part(checkpoint.arrays, "objective")
@@ -67,13 +67,13 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         trainer.current_epoch = EpochState.restored(saved, checkpoint.batch, trainer.device)
 
 
-def _take_over(network: nn.Module, name: str, weights: Mapping[str, np.ndarray]) -> None:
-    """Puts the weights of a checkpoint into an objective's network."""
-    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+def _load_weights(network: nn.Module, name: str, weights: Mapping[str, np.ndarray]) -> None:
+    """Load the weights of a checkpoint into an objective's network."""
+    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     saved = {key: value.shape for key, value in weights.items()}
-    if own != saved:
+    if shapes != saved:
         raise ValueError(
             f"{name} should be the network of the run to resume, whose weights are {saved}, "
-            f"had {own}"
+            f"had {shapes}"
         )
     network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})

@@ -1,4 +1,4 @@
-"""An epoch that is under way, so that a run that is stopped in the midst of it goes on there."""
+"""Resumable state of a partially completed epoch."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +15,16 @@ from ppl_vae.shared.training.turns import Turn
 
 @dataclass
 class EpochState:
-    """A pass over the data.
+    """The state of an epoch, which may be completed in several parts.
 
     Attributes:
-        order: The state of the generator of orders when it began.
-        state: The objective's numbers when it began.
-        done: The number of batches that are done.
-        losses: Their losses, scalars.
-        skipped: How many steps changed nothing, in parts of the pass that were saved.
-        seconds: How long these parts took.
-        since: When this part began.
+        order: State of the data order's generator at the beginning of the epoch.
+        state: The objective's state at the beginning of the epoch.
+        done: Number of completed batches.
+        losses: The losses of these batches, scalars.
+        skipped: Number of skipped steps in previous parts.
+        seconds: Duration of previous parts.
+        since: Start time of this part.
     """
 
     order: Tensor
@@ -37,23 +37,23 @@ class EpochState:
 
     @classmethod
     def begun(cls, order: torch.Generator, state: Mapping[str, Tensor]) -> Self:
-        """A pass that begins now."""
+        """Return the state of an epoch that begins now."""
         return cls(order.get_state(), {name: value.clone() for name, value in state.items()})
 
     @classmethod
     def restored(cls, arrays: Mapping[str, np.ndarray], done: int, device: torch.device) -> Self:
-        """The pass whose `arrays` these are."""
-        found = {name: torch.tensor(array) for name, array in arrays.items()}
+        """Return the state that these `arrays` describe."""
+        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         state = {
             name.removeprefix("state."): value.to(device)
-            for name, value in found.items()
+            for name, value in tensors.items()
             if name.startswith("state.")
         }
-        skipped, seconds = int(found["skipped"]), float(found["seconds"])
-        return cls(found["order"], state, done, list(found["losses"]), skipped, seconds)
+        skipped, seconds = int(tensors["skipped"]), float(tensors["seconds"])
+        return cls(tensors["order"], state, done, list(tensors["losses"]), skipped, seconds)
 
     def arrays(self, skipped: int) -> dict[str, np.ndarray]:
-        """What `restored` needs, with the number of steps of this part that changed nothing."""
+        """Return the arrays for `restored`; `skipped` counts the skipped steps of this part."""
         return {
             "order": self.order.numpy(),
             "losses": self.values(),
@@ -63,11 +63,11 @@ class EpochState:
         }
 
     def elapsed(self) -> float:
-        """Seconds, those of the saved parts included."""
+        """Return the duration in seconds, including previous parts."""
         return self.seconds + time.perf_counter() - self.since
 
     def values(self) -> np.ndarray:
-        """The losses so far, (done,)."""
+        """Return the losses so far, shape (done,)."""
         if not self.losses:
             return np.zeros(0)
         device = self.losses[-1].device
@@ -80,18 +80,17 @@ class EpochState:
         cut: Callable[[], list[Tensor]],
         turns: Sequence[Turn],
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The indices of each batch, and of those that turns with a window choose from.
+        """Return the indices of each batch, and of the batches that turns with a window draw from.
 
         Args:
-            order: The generator of orders, which goes on where it was if the pass did not just
-                begin.
-            cut: A random order of the data by `order`, cut into batches.
-            turns: Of this pass.
+            order: Generator of the data order. Its state is restored if the epoch is resumed.
+            cut: A function that returns the indices of each batch in a random order by `order`.
+            turns: The turns of the epoch.
         """
         now = order.get_state()
         order.set_state(self.order)
         indices = cut()
-        again = cut() if any(turn.window is not None for turn in turns) else []
+        others = cut() if any(turn.window is not None for turn in turns) else []
         if self.done > 0:
             order.set_state(now)
-        return indices, [index for index in again if len(index) == len(again[0])]
+        return indices, [index for index in others if len(index) == len(others[0])]

@@ -1,4 +1,4 @@
-"""An epoch of `fit`: trained under a policy for faults, and what there is to report of it."""
+"""An epoch of `fit`: training, handling of faults, metrics."""
 
 import logging
 import time
@@ -19,14 +19,14 @@ class Epoch:
     """An epoch of a run.
 
     Args:
-        trainer: The run.
-        number: Of the epoch, from 1.
-        folder: Of the run, if it has one.
-        on_nan: What is done where a loss or a gradient is not finite, see `fit`.
-        seed: Of the run.
+        trainer: The trainer.
+        number: Number of the epoch, from 1.
+        folder: The run's folder, or None.
+        on_nan: Policy for a non-finite loss or gradient, see `fit`.
+        seed: The run's random seed.
 
     Attributes:
-        trained: Whether its end was reached.
+        trained: Whether the epoch is complete.
     """
 
     def __init__(
@@ -34,29 +34,29 @@ class Epoch:
     ) -> None:
         self.trainer, self.number, self.folder = trainer, number, folder
         self.on_nan, self.seed = on_nan, seed
-        self.found: dict[str, float] | None = None
+        self.results: dict[str, float] | None = None
 
     @property
     def trained(self) -> bool:
-        return self.found is not None
+        return self.results is not None
 
     @property
     def done(self) -> int:
-        """The number of epochs of the run that are done."""
+        """Number of completed epochs of the run."""
         return self.number if self.trained else self.number - 1
 
     def train(self, bar: Progress, interrupt: Interrupt) -> None:
-        """Takes the steps that are left of it, unless it is asked to stop on the way.
+        """Take the remaining steps of the epoch, or those before an interrupt.
 
         Raises:
-            FloatingPointError: there was a fault, and nothing is left to try.
+            FloatingPointError: A loss or gradient was not finite, and `on_nan` says to stop.
         """
-        compiling = self.trainer.step.seconds
-        self.found = self._restoring(bar, interrupt)
-        if self.trainer.step.seconds > compiling:
-            bar.say(f"compiled in {self.trainer.step.seconds - compiling:.1f} s")
+        before = self.trainer.step.seconds
+        self.results = self._train_or_restore(bar, interrupt)
+        if self.trainer.step.seconds > before:
+            bar.say(f"compiled in {self.trainer.step.seconds - before:.1f} s")
 
-    def _restoring(self, bar: Progress, interrupt: Interrupt) -> dict[str, float] | None:
+    def _train_or_restore(self, bar: Progress, interrupt: Interrupt) -> dict[str, float] | None:
         trainer = self.trainer
         restores = self.on_nan == "restore"
         before = checkpoints.checkpoint(trainer, {}, self.number - 1) if restores else None
@@ -66,19 +66,19 @@ class Epoch:
                 return trainer.epoch(self.number, bar, interrupt)
             except Fault as fault:
                 if before is None or restored == RESTORES:
-                    words = save_batch(self.folder, str(fault), fault.indices, fault.batch)
-                    raise FloatingPointError(words) from None
+                    message = save_batch(self.folder, str(fault), fault.indices, fault.batch)
+                    raise FloatingPointError(message) from None
                 log.warning("%s. The epoch begins again", fault)
             restored += 1
             checkpoints.restore(trainer, before)
             trainer.seed(fresh_seed(fresh_seed(self.seed, self.number), restored))
 
     def row(self, validate: Callable[[], Mapping[str, float]]) -> dict[str, float]:
-        """What is reported of the epoch, with the numbers of the objective and `validate`'s."""
-        assert self.found is not None
-        start, found = time.perf_counter(), dict(self.found)
-        seconds, skipped = found.pop("seconds"), found.pop("skipped")
-        row = {"epoch": float(self.number), **found}
+        """Return the epoch's metrics, including the objective's state and validation results."""
+        assert self.results is not None
+        start, results = time.perf_counter(), dict(self.results)
+        seconds, skipped = results.pop("seconds"), results.pop("skipped")
+        row = {"epoch": float(self.number), **results}
         if self.on_nan == "skip":
             row["skipped"] = skipped
         row |= {name: value.item() for name, value in self.trainer.state.items()}
@@ -86,8 +86,8 @@ class Epoch:
         return {**row, "seconds": seconds + time.perf_counter() - start}
 
     def interruption_message(self) -> str:
-        """What is said where the run was asked to stop."""
-        going = self.trainer.current_epoch
-        where = f"epoch {self.number}" + ("" if going is None else f", batch {going.done}")
-        kept = f"resume=True (--resume) goes on from {str(self.folder)!r}"
-        return f"stopped in {where}; {'nothing was kept' if self.folder is None else kept}"
+        """Return the message about where the run stopped and how to resume it."""
+        current = self.trainer.current_epoch
+        where = f"epoch {self.number}" + ("" if current is None else f", batch {current.done}")
+        resume = f"resume=True (--resume) goes on from {str(self.folder)!r}"
+        return f"stopped in {where}; {'nothing was kept' if self.folder is None else resume}"

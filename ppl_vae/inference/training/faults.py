@@ -1,4 +1,4 @@
-"""Finding what is at fault: parameters without gradients, and the first site that is not finite."""
+"""Detection of parameters without gradients and of non-finite sites and gradients."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Fault(FloatingPointError):
-    """A loss or a gradient that is not finite.
+    """A non-finite loss or gradient.
 
     Attributes:
-        indices: The places of the batch's data in the data set.
+        indices: The batch's indices in the data set.
         batch: The batch.
     """
 
@@ -30,21 +30,21 @@ class Fault(FloatingPointError):
 
 
 def check_finite_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raises a ValueError that names a parameter which holds NaN or infinity."""
+    """Raise a ValueError that names the first parameter with NaN or infinity."""
     for name, parameter in parameters.items():
         if not bool(parameter.isfinite().all()):
             raise ValueError(f"parameter {name!r} should be finite, held NaN or infinity")
 
 
 def check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
-    """After the first step: every parameter that is trained has received a gradient.
+    """Check after the first backward pass that every trained parameter has a gradient.
 
     Raises:
-        ValueError: some have none, so that they would never be trained.
+        ValueError: Some have none and would never be trained.
 
     Warns:
-        UserWarning: some gradients are exactly zero, as an estimator that does not fit the latent
-            variables gives (and, rarely, an initialisation with zeros).
+        UserWarning: Some gradients are exactly zero, for example because the estimator does not
+            suit the latent variables (or, rarely, because of an initialisation with zeros).
     """
     trained = [(name, p) for name, p in parameters.items() if p.requires_grad]
     absent = [name for name, p in trained if p.grad is None]
@@ -61,19 +61,19 @@ def check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
 
 
 def diagnose(step: "Step", data: Sequence[Tensor], where: str) -> str:
-    """What is wrong with the step of these data, which is run again with the same draws."""
-    tap = _Tap()
-    with tap:
+    """Repeat a step with the same draws and describe the first non-finite number."""
+    detector = _FaultDetector()
+    with detector:
         loss, _ = step.batch_loss.whole(step.epoch, step.state, data)
-    fault = _first_gradient(step, loss) if loss.isfinite() else tap.fault
+    fault = _first_gradient(step, loss) if loss.isfinite() else detector.fault
     return describe(where, loss.item(), fault)
 
 
 def _first_gradient(step: "Step", loss: Tensor) -> str | None:
-    """The first parameter whose gradient is not finite."""
-    own = {name: p for name, p in step.parameters.items() if p.requires_grad}
-    grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
-    for name, grad in zip(own, grads, strict=True):
+    """Describe the first parameter whose gradient is not finite."""
+    trained = {name: p for name, p in step.parameters.items() if p.requires_grad}
+    grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    for name, grad in zip(trained, grads, strict=True):
         kind = None if grad is None else _kind_of_fault(grad)
         if kind is not None:
             return of_parameter(name, kind)
@@ -86,8 +86,8 @@ def _kind_of_fault(value: Tensor) -> str | None:
     return "NaN" if bool(value.isnan().any()) else "infinite"
 
 
-class _Tap(Messenger):
-    """Looks at every sample site of whatever runs inside."""
+class _FaultDetector(Messenger):
+    """An effect handler that describes the first non-finite sample site."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,11 +99,11 @@ class _Tap(Messenger):
         fn = msg["fn"]
         while hasattr(fn, "base_dist"):
             fn = fn.base_dist
-        looked_at = {name: getattr(fn, name, None) for name in getattr(fn, "arg_constraints", {})}
-        looked_at["value"] = msg["value"]
-        looked_at["log density"] = msg["fn"].log_prob(msg["value"])
-        for what, value in looked_at.items():
+        values = {name: getattr(fn, name, None) for name in getattr(fn, "arg_constraints", {})}
+        values["value"] = msg["value"]
+        values["log density"] = msg["fn"].log_prob(msg["value"])
+        for name, value in values.items():
             kind = _kind_of_fault(value) if isinstance(value, Tensor) else None
             if kind is not None:
-                self.fault = of_site(msg["name"], what, kind)
+                self.fault = of_site(msg["name"], name, kind)
                 return

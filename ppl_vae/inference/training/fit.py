@@ -31,12 +31,12 @@ from ppl_vae.shared.training.optimizers import ADAM, Optimizer
 from ppl_vae.shared.training.progress import Progress
 from ppl_vae.shared.training.run_arguments import check_run, folder_of
 
-COMPILING = 15.0
-"""Seconds that compiling takes, about."""
-SAVED_PER_STEP, SAVED_PER_PRODUCT = 1.2e-3, 1e-11
-"""Seconds that a compiled step saves, about: of Python, and for each parameter and row of a batch.
-Constants and no measurement, so that equal arguments give equal weights: compiled and eager steps
-differ in the last digits."""
+COMPILE_SECONDS = 15.0
+"""Approximate time that compilation takes."""
+SECONDS_SAVED_PER_STEP, SECONDS_SAVED_PER_MULTIPLY_ADD = 1.2e-3, 1e-11
+"""Approximate time that a compiled step saves: Python's, and for each parameter and row of a batch.
+Constants instead of a measurement, so that equal arguments give equal weights: compiled and eager
+steps differ in the last digits."""
 Validation = Callable[[Any], Mapping[str, float]]
 
 
@@ -61,110 +61,111 @@ def fit(
     label: str | None = None,
     progress: bool = True,
 ) -> History:
-    """Trains every parameter of `model`, and of the objective's networks, in place.
+    """Train all parameters of `model` and of the objective's networks, in place.
 
     Equal arguments give equal weights, bit for bit on one machine's CPU, whether the run was
-    interrupted and resumed or not. The caller's random state is left as it was. Ctrl-C and SIGTERM
-    end the run after the step that is under way, with a checkpoint; a second one ends it at once.
+    interrupted and resumed or not. The global RNG state is restored afterwards. Ctrl-C and SIGTERM
+    end the run after the current step, with a checkpoint; a second one ends it immediately.
 
     Args:
-        model: The pair; it is moved to `device`, and so are the objective's networks, which get
-            its floating type too.
-        data: The argument of `model.model`, or a tuple of its arguments: numpy arrays, tensors or
-            what is drawn anew for each batch (`ppl_vae.data.Dynamic` pixels, `NormalFeatures`),
-            with a first dimension of one length.
+        model: The model/guide pair. It is moved to `device`, as are the objective's networks, which
+            are also converted to its dtype.
+        data: The argument of `model.model`, or a tuple of its arguments, with equal first
+            dimensions: NumPy arrays, tensors, or data that are resampled in every batch
+            (`ppl_vae.data.Dynamic`, `NormalFeatures`).
         objective: A ppl_vae objective or a `pyro.infer.ELBO`; by default `ELBO()`.
-        epochs: Number of epochs, those before a resume included.
-        batch_size: Data per batch; the last batch of an epoch may be smaller.
-        lr: The step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
-        optimizer: What a step does with its gradients: `Adam()`, `AdamW()`, `Adamax()` or `SGD()`
-            of `ppl_vae.shared.training.optimizers`.
-        clip_norm: The largest norm of a step's gradient, of all parameters that are stepped in one;
-            a larger gradient is scaled down to it.
-        on_nan: What is done where a loss or a gradient is not finite. "stop" raises. "skip" goes on
-            without that step, reports their number as "skipped", and raises if no step of an epoch
-            was left. "restore" warns and begins the epoch again, from the state before it and with
-            other random numbers; after three times in one epoch it raises.
+        epochs: Total number of epochs, including those before a resume.
+        batch_size: Batch size; the last batch of an epoch may be smaller.
+        lr: Learning rate, or a schedule of it such as `ExponentialDecay(1e-3, 1e-4, epochs)`.
+        optimizer: The optimizer: `Adam()`, `AdamW()`, `Adamax()` or `SGD()` of
+            `ppl_vae.shared.training.optimizers`.
+        clip_norm: Maximum norm of the gradient over all parameters that are updated together;
+            larger gradients are scaled down to it.
+        on_nan: Policy for a non-finite loss or gradient. "stop" raises an error. "skip" skips the
+            step, reports the number of skipped steps as "skipped", and raises if every step of an
+            epoch was skipped. "restore" warns and restarts the epoch from the state before it, with
+            new random numbers; after three restarts of one epoch it raises.
         device: "auto" (a CUDA device if there is one), "cpu", "cuda" or a torch.device.
-        compile: Whether steps are compiled (see `svi_step`), which takes seconds at first: True,
-            False, or "auto": where it is possible, and the run is long enough to save more.
-        precision: Of the products of networks: "fp32" (the parameters' own type), "bf16", or on a
-            CUDA device "tf32"; see `ppl_vae.inference.compilation.precision`.
-        seed: Of everything random: order of the data, pixels, draws. Not of the initial weights,
-            which the model got when it was made.
-        validation: Called with the model after every epoch, gives names and numbers to report; or
-            data like `data`, whose loss is reported as "validation_loss".
-        out: Folder for metrics.csv and a checkpoint per epoch, made if need be. Without `resume`, a
-            run that is there is replaced.
-        resume: Go on from the checkpoint in `out`, if there is one.
-        label: What the progress bar is called; by default the model's class.
+        compile: True for compiled steps (see `svi_step`), which take seconds to compile, False for
+            eager ones, "auto" for compiled ones where that is possible and the run is long enough.
+        precision: Precision of matrix multiplications: "fp32" (the parameters' own dtype), "bf16",
+            or on a CUDA device "tf32"; see `ppl_vae.inference.compilation.precision`.
+        seed: Random seed for the order of the data, latent draws and dynamic binarisation. Initial
+            weights do not depend on it.
+        validation: A function of the model that returns numbers to report after each epoch, by
+            name; or data like `data`, whose loss is reported as "validation_loss".
+        out: Folder for metrics.csv and a checkpoint after each epoch; created if necessary. Without
+            `resume`, a run in it is replaced.
+        resume: Whether to resume from the checkpoint in `out`, if there is one.
+        label: Label of the progress bar; by default the name of the model's class.
         progress: Whether to show progress.
 
     Returns:
-        The model, and of every epoch the loss, what the objective reports, and the validation.
+        The model, and for each epoch the loss, the objective's state and the validation results.
 
     Raises:
-        ValueError: an argument is not what it should be, or a parameter receives no gradient.
-        FloatingPointError: a loss or a gradient became NaN or infinite; the last checkpoint stays,
-            and the batch is in fault.safetensors beside it.
+        ValueError: A parameter receives no gradient, or an argument is invalid.
+        FloatingPointError: A loss or gradient became NaN or infinite. The last checkpoint is kept,
+            and the batch is saved beside it in fault.safetensors.
         SystemExit: SIGTERM or Ctrl-C ended the run; KeyboardInterrupt in an interactive session.
     """
     check_run(epochs=epochs, batch_size=batch_size, seed=seed, resume=resume, progress=progress)
     check_compile(compile)
     stepping = Stepping(lr, optimizer, clip_norm, on_nan, compile, precision)
-    folder, arrays, given = folder_of(out), as_tuple(data), _as_objective(objective)
+    folder, arrays, unprepared = folder_of(out), as_tuple(data), _as_objective(objective)
     processes = torchrun.join(find_device(device))
-    found = processes.device
-    prepared = given.prepare(model, *arrays)
+    target = processes.device
+    prepared = unprepared.prepare(model, *arrays)
     if validation is not None and not callable(validation):
         with prefix_errors("validation"):
-            given.check(model, *as_tuple(validation))
+            unprepared.check(model, *as_tuple(validation))
     settings = {"batch_size": batch_size, **stepping.described(), "seed": seed}
     run = {} if folder is None else describe_run(model, prepared, arrays, **settings)
     if processes.is_distributed:
         processes.check_same("data", fingerprint(arrays))
         processes.check_same("settings", {**settings, "epochs": epochs})
-    saved = _seconds_saved(epochs * -(-len(arrays[0]) // batch_size), batch_size, model, prepared)
-    kept = folder if processes.is_rank_0 else None
+    steps = epochs * -(-len(arrays[0]) // batch_size)
+    saved = _seconds_saved(steps, batch_size, model, prepared)
+    if compile == "auto" and saved <= COMPILE_SECONDS:
+        stepping = replace(stepping, compile=False)
+    own_folder = folder if processes.is_rank_0 else None
     with (
-        locked(kept),
-        random_state.isolated(seed, found),
-        deferred(processes.is_distributed) as noted,
+        locked(own_folder),
+        random_state.isolated(seed, target),
+        deferred(processes.is_distributed) as interrupt,
     ):
-        interrupt = (
-            torchrun.SharedInterrupt(noted, processes) if processes.is_distributed else noted
-        )
+        if processes.is_distributed:
+            interrupt = torchrun.SharedInterrupt(interrupt, processes)
         find = partial(torchrun.find_checkpoint, folder, run, epochs, resume)
         checkpoint = processes.broadcast_from_rank_0(find)
-        if compile == "auto" and saved <= COMPILING:
-            stepping = replace(stepping, compile=False)
-        trainer = Trainer(model.to(found), prepared, arrays, found, batch_size, stepping, processes)
+        trainer = Trainer(
+            model.to(target), prepared, arrays, target, batch_size, stepping, processes
+        )
         metrics = _begin(trainer, checkpoint, folder, seed)
         done = 0 if checkpoint is None else checkpoint.epoch
         shown = progress and processes.is_rank_0
         with Progress(label or type(model).__name__, epochs, done, shown) as bar:
             if trainer.step.compile == "auto":
-                bar.say(f"steps are compiled first, which saves {saved:.0f} s or so")
-            for epoch in range(done + 1, epochs + 1):
-                one = Epoch(trainer, epoch, kept, on_nan, seed)
-                one.train(bar, interrupt)
-                if one.trained:
-                    metrics.append(
-                        one.row(lambda: _validate(model, given, validation, found, compile))
-                    )
+                bar.say(f"compiling the steps, which saves about {saved:.0f} s")
+            for number in range(done + 1, epochs + 1):
+                epoch = Epoch(trainer, number, own_folder, on_nan, seed)
+                epoch.train(bar, interrupt)
+                if epoch.trained:
+                    validate = partial(_validate, model, unprepared, validation, target, compile)
+                    metrics.append(epoch.row(validate))
                     bar.epoch(metrics.rows[-1])
-                if kept is not None:
-                    checkpoints.checkpoint(trainer, run, one.done).save(kept)
+                if own_folder is not None:
+                    checkpoints.checkpoint(trainer, run, epoch.done).save(own_folder)
                 processes.wait()
-                if interrupt.asked and one.done < epochs:
-                    interrupt.stop(one.interruption_message())
-    return History(model, metrics.rows, folder, given.with_state(trainer.state))
+                if interrupt.asked and epoch.done < epochs:
+                    interrupt.stop(epoch.interruption_message())
+    return History(model, metrics.rows, folder, unprepared.with_state(trainer.state))
 
 
 def _begin(
     trainer: Trainer, checkpoint: Checkpoint | None, folder: Path | None, seed: int
 ) -> Metrics:
-    """The rows of a run, which begins, or goes on where the checkpoint was made."""
+    """Seed or restore the trainer, and return the metrics of the epochs that are done."""
     processes = trainer.processes
     trainer.seed(seed)
     if checkpoint is not None:
@@ -180,10 +181,10 @@ def _begin(
 
 
 def _seconds_saved(steps: int, batch_size: int, model: Model, objective: Objective) -> float:
-    """What compiled steps save, about."""
+    """Estimate the time that compiled steps save."""
     size = sum(parameter.numel() for parameter in model.parameters())
-    products = size * batch_size * objective.k
-    return steps * (SAVED_PER_STEP + SAVED_PER_PRODUCT * products)
+    multiply_adds = size * batch_size * objective.k
+    return steps * (SECONDS_SAVED_PER_STEP + SECONDS_SAVED_PER_MULTIPLY_ADD * multiply_adds)
 
 
 def _as_objective(objective: PyroELBO | None) -> Objective:
@@ -195,11 +196,11 @@ def _as_objective(objective: PyroELBO | None) -> Objective:
 def _validate(
     model: Model, objective: Objective, validation: Any, device: torch.device, compile: Compile
 ) -> dict[str, float]:
-    """The numbers to report after an epoch, which cost the run none of its random numbers."""
+    """Compute the validation results of an epoch, without changing the run's random state."""
     if validation is None:
         return {}
     if not callable(validation):
-        wanted: Compile = compile and "auto"  # some losses that are trained on cannot be one graph
-        return {"validation_loss": mean_loss(model, validation, objective, compile=wanted)}
+        allowed: Compile = compile and "auto"  # not all training losses can be captured
+        return {"validation_loss": mean_loss(model, validation, objective, compile=allowed)}
     with evaluating(model), random_state.isolated(0, device), torch.no_grad():
         return {name: float(value) for name, value in validation(model).items()}

@@ -11,7 +11,7 @@ from ppl_vae.inference.compilation.private_torch import CannotCapture
 from ppl_vae.shared.training import optimizers
 
 KINDS = (Adam, AdamW, Adamax, SGD)
-"""AdamW is an Adam whose weight decay is apart from the gradient."""
+"""AdamW is Adam with decoupled weight decay."""
 
 
 def build_optimizer(settings: optimizers.Optimizer, parameters: Sequence[Tensor]) -> Optimizer:
@@ -32,7 +32,7 @@ def build_optimizer(settings: optimizers.Optimizer, parameters: Sequence[Tensor]
 
 
 def all_finite(loss: Tensor, grads: Sequence[Tensor]) -> Tensor:
-    """Whether the loss and all gradients are finite, a boolean scalar."""
+    """Return whether the loss and all gradients are finite, a boolean scalar."""
     return torch.stack([loss.isfinite(), *(g.abs().amax().isfinite() for g in grads)]).all()
 
 
