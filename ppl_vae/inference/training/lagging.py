@@ -1,4 +1,4 @@
-"""Aggressive training of the guide, while it lags behind the model."""
+"""Aggressive training of the guide while it lags behind the model."""
 
 import copy
 import math
@@ -30,32 +30,32 @@ OF_GUIDE, OF_MODEL = "guide", "model"
 
 
 class Lagging(Objective):
-    """An objective by which the guide's parameters are trained aggressively at first.
+    """An objective with aggressive training of the guide in the first epochs.
 
-    While the guide lags behind, `fit` does for each batch of an epoch
+    While the guide lags behind the model, `fit` repeats for each batch of an epoch
 
         repeat                                                                            (1)
-            a step of the guide's parameters, on a batch that is chosen at random
-        until the mean loss of `window` steps is not below that of the `window` steps before them,
+            update the guide's parameters, on a randomly chosen batch
+        until the mean loss of `window` steps is not below that of the previous `window` steps,
             or `max_steps` steps were taken
-        a step of the model's parameters, on the batch of the epoch                       (2)
+        update the model's parameters, on the batch of the epoch                          (2)
 
-    so that the model is trained by a bound that is as tight as the guide allows, and does not learn
-    to do without z. After each epoch the mutual information I(x; z) of `elbo_surgery` is measured,
-    with the same random numbers each time. When it no longer climbs (in `patience` epochs it was
-    below the largest before) the phase is over for good, and each batch is one step of all
-    parameters together, an ordinary step.
+    so that the model is trained with a bound that is as tight as the guide allows, and does not
+    learn to ignore z. After each epoch the mutual information I(x; z) is measured by
+    `elbo_surgery`, with the same random numbers each time. The phase ends for good when I has been
+    below its maximum for `patience` epochs; from then on each batch is one step of all parameters.
 
-    Of a parameter only one of the two groups is: the guide's are those that log q(z | x) depends on
-    at given draws z and log p(x, z) does not, found by their gradients; the model's are all others,
-    so that a network which both share (`LadderVAE`) moves in (2) alone. The objective's own
-    networks (baselines) go with the guide. Each parameter has Adam's moments, and its count of
-    steps, of the steps that it was part of. Numbers of the objective's `state` advance with every
+    Each parameter belongs to one group. The guide's parameters are those that log q(z | x) depends
+    on at given draws z and log p(x, z) does not, determined by their gradients. All others are the
+    model's: a network that both share (`LadderVAE`) is updated in (2) only. The objective's own
+    networks (baselines) belong to the guide. Moments and step count of a parameter in the
+    optimizer are those of the steps that updated it. The objective's state advances with every
     step, (1) and (2).
 
-    `fit` reports two numbers more: "lagging", how many more epochs without a climb the phase would
-    last, 0 when it is over; and "mutual_information", the largest so far, in nats. The loss of an
-    epoch is the mean over its steps (2). In validation and `mean_loss` the objective is measured.
+    `fit` reports two more numbers: "lagging", the number of further epochs without an increase
+    after which the phase ends, 0 afterwards; and "mutual_information", the maximum so far in nats.
+    The loss of an epoch is the mean over its steps (2). Validation and `mean_loss` evaluate the
+    wrapped objective.
 
     References:
         He, Spokoyny, Neubig & Berg-Kirkpatrick, "Lagging inference networks and posterior collapse
@@ -63,25 +63,25 @@ class Lagging(Objective):
         those of the authors' code.
 
     Differs from the paper:
-        I(x; z) is that of the first data of the training set (the paper: a validation set).
-        Batches of (1) are chosen among those of another random order of the data, which is made for
-        each epoch.
-        Adam without clipping of gradients, with the step size of `fit`.
+        I(x; z) is measured on the first data of the training set (the paper: a validation set).
+        The batches of (1) are chosen from those of a second random order of the data, which is
+        drawn in each epoch.
+        Adam without gradient clipping, with the learning rate of `fit`.
 
     Args:
-        objective: What is minimised: a ppl_vae objective or a `pyro.infer.ELBO`; by default
+        objective: The objective to minimise: a ppl_vae objective or a `pyro.infer.ELBO`; by default
             `ELBO()`.
-        max_steps: The largest number of steps (1) for a batch.
-        window: Number of steps whose losses are averaged, at most half of `max_steps`.
-        patience: Number of epochs without a climb that end the phase (the authors' code: 1 for
-            text, 5 for images).
-        subset: Number of data of which I(x; z) is measured, the first ones; it is at most the log
-            of that number.
+        max_steps: Maximum number of steps (1) for a batch.
+        window: Number of steps over which losses are averaged, at most half of `max_steps`.
+        patience: Number of epochs without an increase of I(x; z) that end the phase (the authors'
+            code: 1 for text, 5 for images).
+        subset: Number of data for the measurement of I(x; z), the first ones; the result is at most
+            the log of this number.
 
     Raises:
-        ValueError: an argument is not such; (when used) the guide has no parameters of its own, the
-            prior depends on the datum or what else `elbo_surgery` refuses, or it is used in Pyro's
-            SVI, which steps all parameters together.
+        ValueError: An argument is invalid; (when used) the guide has no parameters of its own,
+            `elbo_surgery` refuses the pair, for example because its prior depends on the datum, or
+            Pyro's SVI is used, which updates all parameters together.
     """
 
     def __init__(
@@ -94,25 +94,21 @@ class Lagging(Objective):
     ) -> None:
         check_wrapped(objective)
         check_lagging(max_steps, window, patience, subset)
-        given = ELBO() if objective is None else objective
-        wrapped = given if isinstance(given, Objective) else PyroObjective(given)
+        inner = ELBO() if objective is None else objective
+        wrapped = inner if isinstance(inner, Objective) else PyroObjective(inner)
         super().__init__(wrapped.k, max_plate_nesting=wrapped.max_plate_nesting)
         self.num_particles = wrapped.num_particles
         self.objective = wrapped
-        self.max_steps, self.window, self.patience, self.subset = (
-            max_steps,
-            window,
-            patience,
-            subset,
-        )
+        self.max_steps, self.window = max_steps, window
+        self.patience, self.subset = patience, subset
         self.of_guide: tuple[str, ...] = ()
         self._state = self.state()
 
     def prepare(self, model: Any, *data: Any) -> Self:
-        prepared = self._around(self.objective.prepare(model, *data))
-        some = self._some(data)
-        prepared.of_guide = tuple(guide_parameters(model, *some, nesting=self.max_plate_nesting))
-        self._mutual_information(model, some)  # refused before training, or never
+        prepared = self._with_objective(self.objective.prepare(model, *data))
+        subset = self._subset(data)
+        prepared.of_guide = tuple(guide_parameters(model, *subset, nesting=self.max_plate_nesting))
+        self._mutual_information(model, subset)  # raises its errors before training
         return prepared
 
     def group_of(self, parameter: str) -> str:
@@ -128,26 +124,26 @@ class Lagging(Objective):
         left, best = (self._state[name].item() for name in ("lagging", "mutual_information"))
         if left == 0:
             return {}
-        found = self._mutual_information(model, self._some(data))
-        left, best = still_lagging(left, best, found)
+        information = self._mutual_information(model, self._subset(data))
+        left, best = still_lagging(left, best, information)
         numbers = {"lagging": left, "mutual_information": best}
         return {name: torch.tensor(value) for name, value in numbers.items()}
 
-    def _some(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _subset(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(part[: self.subset] for part in data)
 
     def _mutual_information(self, model: Any, data: tuple[Any, ...]) -> float:
-        found = elbo_surgery(model, data, max_plate_nesting=self.max_plate_nesting)
-        return float(found.mutual_information.values.mean())
+        surgery = elbo_surgery(model, data, max_plate_nesting=self.max_plate_nesting)
+        return float(surgery.mutual_information.values.mean())
 
-    def _around(self, objective: Objective) -> Self:
+    def _with_objective(self, objective: Objective) -> Self:
         changed = copy.copy(self)
         changed.objective = objective
         return changed
 
     def sums(self, *data: Any) -> Iterator[tuple[float, Objective, Sequence[Any]]]:
         for weight, part, rows in self.objective.sums(*data):
-            yield weight, self._around(part), rows
+            yield weight, self._with_objective(part), rows
 
     def check(self, model: Any, *data: Any) -> None:
         self.objective.check(model, *data)
@@ -156,10 +152,10 @@ class Lagging(Objective):
         return self.objective.networks()
 
     def state(self) -> dict[str, Tensor]:
-        """The objective's, how many epochs without a climb end the phase, and the largest I."""
+        """Return the wrapped objective's state, "lagging" and "mutual_information"."""
         numbers = {"lagging": float(self.patience), "mutual_information": -math.inf}
-        own = {name: torch.tensor(value) for name, value in numbers.items()}
-        return {**self.objective.state(), **own}
+        tensors = {name: torch.tensor(value) for name, value in numbers.items()}
+        return {**self.objective.state(), **tensors}
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:
         of_objective = {name: state[name] for name in self.objective.state()}
@@ -168,7 +164,7 @@ class Lagging(Objective):
         return changed
 
     def at(self, epoch: int) -> Self:
-        return self._around(self.objective.at(epoch))
+        return self._with_objective(self.objective.at(epoch))
 
     def for_evaluation(self) -> Any:
         return self.objective.for_evaluation()
@@ -189,21 +185,23 @@ class Lagging(Objective):
 
     def loss_and_grads(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> float:
         raise ValueError(
-            "Lagging should be trained by ppl_vae.inference.fit, which steps the parameters of "
+            "Lagging should be trained by ppl_vae.inference.fit, which updates the parameters of "
             "guide and model in turn, was called by pyro.infer.SVI, which cannot"
         )
 
 
 def guide_parameters(model: Model, *data: Any, nesting: int = 1) -> list[str]:
-    """Names of the trained parameters that log q(z | x) depends on and log p(x, z) does not.
+    """Return the names of the trained parameters that log q(z | x) alone depends on.
+
+    log p(x, z) does not depend on them.
 
     Args:
-        model: The pair, put into evaluation mode meanwhile.
-        data: Some data, the arguments of `model.model`.
+        model: The model/guide pair. Temporarily switched to evaluation mode.
+        data: The arguments of `model.model`.
         nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: there are none.
+        ValueError: There are none.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     batches = Batches(sample_once(data, 0), model.device, next(model.parameters()).dtype)
@@ -211,11 +209,13 @@ def guide_parameters(model: Model, *data: Any, nesting: int = 1) -> list[str]:
     with evaluating(model), random_state.isolated(0, model.device), torch.enable_grad(), Paths():
         draws: Draws = draw(model.model, model.guide, *batch, max_plate_nesting=nesting)
     latents = [site for site in draws.guide.values() if not site.observed]
-    return only_guide(_reached(latents, named), _reached(list(draws.model.values()), named))
+    return only_guide(
+        _dependencies(latents, named), _dependencies(list(draws.model.values()), named)
+    )
 
 
-def _reached(sites: list[Site], named: Mapping[str, nn.Parameter]) -> list[str]:
-    """The names of the parameters that the log densities of these sites depend on."""
+def _dependencies(sites: list[Site], named: Mapping[str, nn.Parameter]) -> list[str]:
+    """Return the names of the parameters that the log densities of these sites depend on."""
     total = sum((site.log_prob.sum() for site in sites), start=torch.zeros(()))
     if not total.requires_grad:
         return []

@@ -150,11 +150,11 @@ class Step:
     def trained(self, group: str | None) -> list[str]:
         """Return the names of the parameters that a step of a group (None: of all) updates."""
         groups = self.optimizer.param_groups
-        known = {id(parameter) for given in groups for parameter in given["params"]}
+        in_optimizer = {id(parameter) for options in groups for parameter in options["params"]}
         return [
             name
             for name, parameter in self.parameters.items()
-            if (parameter.requires_grad and id(parameter) in known)
+            if (parameter.requires_grad and id(parameter) in in_optimizer)
             and (group is None or self.objective.group_of(name) == group)
         ]
 

@@ -136,10 +136,10 @@ class StepGraph:
         moments = []
         for number in self.trained:
             parameter = self.modules.tensors[number]
-            kept = self.optimizer.state[parameter]
-            if not kept:
-                kept.update(optimizers.initial_state(self.optimizer, parameter))
-            moments.append({name: kept[name] for name in sorted(kept)})
+            state = self.optimizer.state[parameter]
+            if not state:
+                state.update(optimizers.initial_state(self.optimizer, parameter))
+            moments.append({name: state[name] for name in sorted(state)})
         device = self.loss.model.device
         scalar = partial(torch.zeros, (), dtype=torch.double, device=device)
         return _Inputs(
@@ -155,51 +155,51 @@ class StepGraph:
 
     def _step(self, *flat: Tensor) -> Tensor:
         """The captured program: reads its inputs alone, and writes changes to them."""
-        given: _Inputs = tree_unflatten(list(flat), self.spec)
-        data: Sequence[Tensor] = given.batch
+        inputs: _Inputs = tree_unflatten(list(flat), self.spec)
+        data: Sequence[Tensor] = inputs.batch
         if self.loss.batches is not None:
-            data = self.loss.batches.drawn(given.data, given.batch[0])
-        n_parameters = len(given.tensors) - len(self.modules.buffers)
-        buffers = given.tensors[n_parameters:]
+            data = self.loss.batches.drawn(inputs.data, inputs.batch[0])
+        n_parameters = len(inputs.tensors) - len(self.modules.buffers)
+        buffers = inputs.tensors[n_parameters:]
         new_buffers = [buffer.clone() for buffer in buffers]
-        tensors = [*given.tensors[:n_parameters], *new_buffers]
+        tensors = [*inputs.tensors[:n_parameters], *new_buffers]
         with self.modules.using(tensors):
-            loss, state = self.loss.own_part(given.epoch, given.state, data)
-        own = [tensors[number] for number in self.trained]
-        parts = torch.autograd.grad(loss, own, allow_unused=True)
+            loss, state = self.loss.own_part(inputs.epoch, inputs.state, data)
+        parameters = [tensors[number] for number in self.trained]
+        parts = torch.autograd.grad(loss, parameters, allow_unused=True)
         loss, grads = self.loss.processes.all_reduce(loss, parts)
         with torch.no_grad():
-            known = [grad for grad in grads if grad is not None]
-            good = optimizers.all_finite(loss, known)
+            used = [grad for grad in grads if grad is not None]
+            good = optimizers.all_finite(loss, used)
             if self.rule.stops:
-                good = good & (given.skipped == 0)
-            changes = [(given.state[name], value) for name, value in state.items()]
+                good = good & (inputs.skipped == 0)
+            changes = [(inputs.state[name], value) for name, value in state.items()]
             changes += zip(buffers, new_buffers, strict=True)
-            changes += self._updates(given, own, grads, known)
+            changes += self._updates(inputs, parameters, grads, used)
             for tensor, value in changes:
                 tensor.copy_(torch.where(good, value, tensor))
-            given.skipped.add_((~good).to(given.skipped.dtype))
+            inputs.skipped.add_((~good).to(inputs.skipped.dtype))
         return loss.detach()
 
     def _updates(
         self,
-        given: _Inputs,
+        inputs: _Inputs,
         parameters: Sequence[Tensor],
         grads: Sequence[Tensor | None],
-        known: Sequence[Tensor],
+        used: Sequence[Tensor],
     ) -> list[tuple[Tensor, Tensor]]:
         """Return pairs of a tensor, a parameter or a moment, and its value after the update."""
         norm = self.rule.clip_norm
-        factor = None if norm is None else optimizers.clip_factor(known, norm)
+        factor = None if norm is None else optimizers.clip_factor(used, norm)
         changes = []
-        rows = zip(parameters, grads, self.groups, given.moments, strict=True)
+        rows = zip(parameters, grads, self.groups, inputs.moments, strict=True)
         for parameter, grad, number, moments in rows:
             if grad is None:
                 continue
             value, new = optimizers.apply_update(
                 self.optimizer,
                 self.optimizer.param_groups[number],
-                given.lrs[number],
+                inputs.lrs[number],
                 parameter,
                 grad if factor is None else grad * factor,
                 moments,

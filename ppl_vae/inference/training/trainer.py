@@ -67,14 +67,15 @@ class Trainer:
     ) -> None:
         self.model, self.objective, self.arrays = model, objective, arrays
         self.device, self.batch_size, self.stepping = device, batch_size, stepping
-        own = [p for p in model.parameters() if p.requires_grad]
-        if not own:
+        dtypes = [p.dtype for p in model.parameters() if p.requires_grad]
+        if not dtypes:
             raise ValueError("model should have a parameter to train, had none")
-        given = objective.networks()
-        self.networks = {name: n.to(device, own[0].dtype) for name, n in given.items()}
+        dtype = dtypes[0]
+        networks = objective.networks()
+        self.networks = {name: n.to(device, dtype) for name, n in networks.items()}
         self.parameters = parameters_of(model, objective)
         faults.check_finite_parameters(self.parameters)
-        self.batches = Batches(arrays, device, own[0].dtype)
+        self.batches = Batches(arrays, device, dtype)
         trained = [p for p in self.parameters.values() if p.requires_grad]
         self.optimizer = optimizers.build_optimizer(stepping.optimizer, trained)
         self.step = Step(
