@@ -1,4 +1,4 @@
-"""The same losses in torch without a library, for comparisons of speed: each a `forward(x)`."""
+"""The same losses in plain torch, for comparisons of speed: each is a `forward(x)`."""
 
 import math
 from itertools import pairwise
@@ -16,7 +16,7 @@ def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def softplus_mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers, each with softplus behind it but for the last."""
+    """Linear layers, all but the last followed by softplus."""
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.Softplus()]

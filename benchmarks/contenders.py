@@ -1,4 +1,4 @@
-"""The training step of this library and of torch by hand, ready to be called again and again."""
+"""The training step of this library and of hand-written torch, ready to be called repeatedly."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def by_hand(case: Case, device: torch.device, compile: bool, kept: bool = False)
 
 
 def by_hand_in_a_graph(case: Case, device: torch.device) -> Step:
-    """Loss, gradients and Adam in one CUDA graph, which is replayed."""
+    """Return a step that replays loss, gradients and Adam as one CUDA graph."""
     module, optimizer, x = _parts(case, device, capturable=True)
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
@@ -82,7 +82,7 @@ CONTENDERS: dict[str, Make] = {
 
 
 def contenders(case: Case, device: str) -> list[str]:
-    """The names of those that have the case, and are compared on the device."""
+    """Return the names of the contenders for a case and a device."""
     names = [OURS, OURS_EAGER, COMPILED, COMPILED_KEPT, EAGER]
     if device == "cuda":
         names = [OURS, OURS_EAGER, COMPILED, EAGER, GRAPH]

@@ -1,9 +1,9 @@
 """A whole epoch of `fit` against its steps alone: `speed.py --cases fit-200 fit-500`.
 
-`fit` trains on 10 000 images that are drawn anew for every batch of 100. After each of its epochs
+`fit` trains on 10 000 images that are resampled in every batch of 100. After each of its epochs
 the same process takes as many steps of `svi_step` on batches that are ready. An epoch of `fit` is
 the time from the end of one such pause to the next: batches, steps, metrics, progress and, with
-`out`, the checkpoint. The first one is left out: it has the compiler's time.
+`out`, the checkpoint. The first one is left out because it includes compilation.
 """
 
 import statistics
@@ -25,7 +25,7 @@ CONTENDERS = {
     "eager": (False, False),
     "eager, with out": (False, True),
 }
-"""Whether steps are compiled, and whether there is an `out`."""
+"""Contender -> whether steps are compiled, and whether there is an `out`."""
 
 
 def contenders_of(name: str, device: str) -> list[str]:
@@ -33,7 +33,7 @@ def contenders_of(name: str, device: str) -> list[str]:
 
 
 def measure(name: str, contender: str, seconds: float, device: str) -> dict[str, float]:
-    """Seconds of the median epoch of `fit`, and of its steps alone."""
+    """Measure the seconds of the median epoch of `fit`, and of its steps alone."""
     from ppl_vae import fit
     from ppl_vae.data import Dynamic
     from ppl_vae.inference import ELBO
@@ -60,7 +60,7 @@ def measure(name: str, contender: str, seconds: float, device: str) -> dict[str,
 
 
 class Pause:
-    """What `fit` calls after each epoch: an epoch of steps alone, of a model of its own.
+    """A callback of `fit` that runs an epoch of steps alone, on a model of its own.
 
     Attributes:
         before: Seconds between one call and the next.
@@ -96,7 +96,7 @@ class Pause:
 
 
 def table(name: str, found: Found, device: str) -> str:
-    """Times of an epoch, and the ratio."""
+    """Print the times of an epoch and their ratio."""
     heading = f"{name}: {N} images, batches of {BATCH}"
     lines = [f"{heading:46}{'ms per epoch':>12}{'fit/steps':>11}"]
     for contender, processes in found.values.items():

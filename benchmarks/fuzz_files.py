@@ -1,10 +1,10 @@
-"""Fuzzing of everything that reads a file: files changed by chance are read right or refused.
+"""Fuzzing of everything that reads a file: corrupted files are read right or refused.
 
     python benchmarks/fuzz_files.py --minutes 10
 
-What is tried is in `tests/support/hostile_files.py`, which needs the test tools (`make test`
-installs them). The first file that is neither read right nor refused ends it, and stays in the
-folder; the seed it prints makes the same file again.
+The mutations are in `tests/support/hostile_files.py`, which needs the test tools (`make test`
+installs them). The first file that is neither read right nor refused ends the run and stays in the
+folder; the printed seed reproduces it.
 """
 
 import logging
@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from hostile_files import TARGETS
 
 SECONDS_EACH = 2.0
-"""One kind of file after the other, this long, so that a slow kind takes no more than its share."""
+"""Seconds per kind of file in turn, so that a slow kind takes no more than its share."""
 
 
 def fuzz(minutes: float, seed: int = 0) -> Counter[tuple[str, str]]:
-    """How often a kind of file was "read" or "refused".
+    """Count how often files of a kind were "read" or "refused".
 
     Raises:
         RuntimeError: neither; names the kind of file, the seed and the folder.
@@ -47,11 +47,11 @@ def fuzz(minutes: float, seed: int = 0) -> Counter[tuple[str, str]]:
 
 
 def main(minutes: float = 10.0, seed: int = 0) -> None:
-    """Reads files that were changed by chance, and counts what was read and what refused.
+    """Read randomly corrupted files, and count how many were read and how many refused.
 
     Args:
-        minutes: How long.
-        seed: Where the random numbers begin; another one tries other files.
+        minutes: Duration.
+        seed: Random seed of the corruptions.
     """
     outcomes = fuzz(minutes, seed)
     for name in TARGETS:

@@ -1,6 +1,6 @@
-"""How the time of a step grows with batch, K, width and depth: the plot.
+"""Plot of the time of a step against batch size, particles, width and depth.
 
-`speed.py --growth` measures and draws; this script alone draws docs/growth.png again from
+`speed.py --growth` measures and draws; this script redraws docs/growth.png from
 benchmarks/results/growth.json.
 """
 
@@ -41,7 +41,7 @@ def table(name: str, found: Found, device: str) -> str:
 
 
 def results(found: dict[str, Found], device: str) -> dict[str, Any]:
-    """What the plot is drawn from: milliseconds by axis, contender and value."""
+    """Data of the plot: milliseconds by axis, contender and value."""
     curves: dict[str, dict[str, dict[str, float | None]]] = {}
     for name, of_name in found.items():
         axis, value = name.rsplit("-", 1)
@@ -58,7 +58,7 @@ def results(found: dict[str, Found], device: str) -> dict[str, Any]:
 
 
 def write(found: dict[str, Found], device: str) -> None:
-    """Keeps what was measured, and draws it."""
+    """Save the measurements, and draw them."""
     RESULTS.write_text(json.dumps(results(found, device), indent=1) + "\n")
     redraw()
 
@@ -69,7 +69,7 @@ def redraw() -> None:
 
 
 def draw(measured: dict[str, Any]) -> Figure:
-    """A panel for each axis, both scales logarithmic."""
+    """Draw a panel for each axis, both scales logarithmic."""
     axes = list(measured["ms"])
     figure, panels = plt.subplots(
         1,

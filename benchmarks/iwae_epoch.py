@@ -1,4 +1,4 @@
-"""An epoch of IWAE in `fit`, against a torch loop written by hand for this one computation.
+"""An epoch of IWAE in `fit`, against a torch loop hand-written for this computation.
 
 Both train Burda's VAE (784-200-200-50, tanh) on 10 000 images of 28x28 pixels (random ones: the
 time does not depend on them), batches of 100, dynamic binarisation, K particles in one vectorised
@@ -38,7 +38,7 @@ def ppl_vae_epochs(epochs: int, k: int) -> list[float]:
 
 
 class ByHand(nn.Module):
-    """The same model without a library."""
+    """The same model in plain torch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,10 +88,10 @@ CONTENDERS = {"by hand": by_hand_epochs, "ppl_vae fit": ppl_vae_epochs}
 
 
 def main(contender: str = "", epochs: int = 2, rounds: int = 3, k: int = 50) -> None:
-    """Compares both.
+    """Compare both.
 
     Args:
-        contender: Run this one alone, and print its seconds per epoch as JSON.
+        contender: Contender to run alone, printing its seconds per epoch as JSON.
         epochs: Epochs per process.
         rounds: Processes per contender.
         k: Number of particles.

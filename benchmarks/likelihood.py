@@ -1,7 +1,7 @@
 """Time and memory of log p(x): importance sampling of 10 000 images, AIS of 100.
 
-Of Burda's VAE (784-200-200-50, tanh) on MNIST's binarised test images. Without --model its weights
-are those of a new one, on which the time does not depend. Each contender runs in a process of its
+The model is Burda's VAE (784-200-200-50, tanh), the data are MNIST's binarised test images.
+Without --model the weights are random; the time does not depend on them. Each contender runs in a process of its
 own, one after the other.
 """
 
@@ -27,7 +27,7 @@ CONTENDERS = {
 
 
 def measure(name: str, model: Path | None) -> None:
-    """One contender: its time, its estimate, and the largest memory of the process."""
+    """Measure one contender: time, estimate, and peak memory of the process."""
     torch.manual_seed(0)
     vae = VAE(784, 50, (200, 200), "tanh") if model is None else VAE.load(model)
     n, settings = CONTENDERS[name]
@@ -42,10 +42,10 @@ def measure(name: str, model: Path | None) -> None:
 
 
 def main(contender: str = "", model: Path | None = None) -> None:
-    """Measures all.
+    """Measure all contenders.
 
     Args:
-        contender: Run this one alone, and print its figures as JSON.
+        contender: Contender to run alone, printing its figures as JSON.
         model: File of a trained model.
     """
     if contender:

@@ -1,4 +1,4 @@
-"""An epoch of M2 in `fit`, against a torch loop written by hand for this one computation.
+"""An epoch of M2 in `fit`, against a torch loop hand-written for this computation.
 
 Both train on 50 000 images of 28x28 pixels (random ones: the time does not depend on them), of
 which 100 have labels, with two hidden layers of 500, z of 50, batches of 200 unlabelled images and
@@ -42,7 +42,7 @@ def ppl_vae_epochs(epochs: int) -> list[float]:
 
 
 class ByHand(nn.Module):
-    """The same model without a library."""
+    """The same model in plain torch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ByHand(nn.Module):
         self.logits = nn.Linear(HIDDEN, PIXELS)
 
     def bound(self, x: Tensor, one_hot: Tensor) -> Tensor:
-        """-L(x, y), shape of the leading dimensions of x and one_hot, broadcast."""
+        """Return -L(x, y), of the broadcast leading shape of x and one_hot."""
         h = F.softplus(self.q_h(F.softplus(self.q_x(x) + self.q_label(one_hot))))
         loc, log_var = self.loc(h), self.log_var(h)
         noise = torch.randn_like(loc)
@@ -110,10 +110,10 @@ CONTENDERS = {"by hand": by_hand_epochs, "ppl_vae fit": ppl_vae_epochs}
 
 
 def main(contender: str = "", epochs: int = 2, rounds: int = 2) -> None:
-    """Compares both.
+    """Compare both.
 
     Args:
-        contender: Run this one alone, and print its seconds per epoch as JSON.
+        contender: Contender to run alone, printing its seconds per epoch as JSON.
         epochs: Epochs per process.
         rounds: Processes per contender.
     """

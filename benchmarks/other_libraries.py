@@ -15,10 +15,10 @@ Z_DIM = 50
 
 
 def installed(*names: str) -> list[Any]:
-    """The modules.
+    """Import modules.
 
     Raises:
-        LeftOut: one of them is not installed.
+        LeftOut: a module is not installed.
     """
     modules = []
     for name in names:
@@ -30,7 +30,7 @@ def installed(*names: str) -> list[Any]:
 
 
 def pyro_svi(case: Case, device: torch.device) -> Step:
-    """The pair under Pyro's own SVI and objective, without Pyro's checks."""
+    """Return a step of Pyro's own SVI and objective, without Pyro's validation."""
     import pyro
     from pyro.infer import SVI
     from pyro.optim import Adam
@@ -46,7 +46,7 @@ def pyro_svi(case: Case, device: torch.device) -> Step:
 
 
 def numpyro_svi(case: Case, device: torch.device) -> Step:
-    """The port's pair under NumPyro's own SVI and objective, jit with donated state."""
+    """Return a step of NumPyro's own SVI and objective, under jit with donated state."""
     numpyro, infer, jax, models = installed(
         "numpyro", "numpyro.infer", "jax", "ppl_vae.numpyro.models"
     )
@@ -65,7 +65,7 @@ def numpyro_svi(case: Case, device: torch.device) -> Step:
 
 
 class Encoder(nn.Module):
-    """x -> loc and log variance of z: the networks of `VAEByHand` for the libraries that follow."""
+    """Encoder of the libraries below: x -> loc and log variance of z, as in `VAEByHand`."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -78,12 +78,12 @@ class Encoder(nn.Module):
 
 
 def decoder(hidden: int) -> nn.Module:
-    """z -> means of the pixels, which both libraries ask for."""
+    """Decoder of the libraries below: z -> means of the pixels."""
     return nn.Sequential(softplus_mlp(Z_DIM, hidden, hidden, PIXELS), nn.Sigmoid())
 
 
 def pythae_loss(hidden: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """pythae's VAE, and its loss of x."""
+    """Return pythae's VAE and its loss of x."""
     models, networks, base = installed(
         "pythae.models", "pythae.models.nn", "pythae.models.base.base_utils"
     )
@@ -111,7 +111,7 @@ def pythae_loss(hidden: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
 
 
 def pythae_vae(case: Case, device: torch.device) -> Step:
-    """Its loss, in a loop by hand: its own trainer adds to this."""
+    """Return a hand-written step with pythae's loss; its own trainer adds overhead."""
     assert case.hidden is not None
     model, loss = pythae_loss(case.hidden)
     model.to(device)

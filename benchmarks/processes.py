@@ -1,4 +1,4 @@
-"""Contenders in processes of their own, in turn, and what they report."""
+"""Contenders in separate processes, run in turn, and their reports."""
 
 import json
 import statistics
@@ -12,15 +12,15 @@ LEFT_OUT = "left out"
 
 
 class LeftOut(Exception):
-    """A contender that cannot run here; the message says why."""
+    """Raised by a contender that cannot run here; the message says why."""
 
 
 @dataclass
 class Found:
-    """What the processes reported.
+    """Reports of the processes.
 
     Attributes:
-        values: Contender -> what each of its processes reported.
+        values: Contender -> the report of each of its processes.
         left_out: Contender -> why it did not run.
     """
 
@@ -28,18 +28,18 @@ class Found:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def median(self, contender: str, name: str | None = None) -> float:
-        """Over rounds, of what was reported or of its entry `name`."""
+        """Return the median over rounds of the reports, or of their entry `name`."""
         values = self.values[contender]
         return statistics.median(values if name is None else [value[name] for value in values])
 
 
 def in_turn(script: str, contenders: Iterable[str], rounds: int, flags: Mapping[str, Any]) -> Found:
-    """Runs `script --contender NAME` for each in turn, round by round.
+    """Run `script --contender NAME` for each contender in turn, round by round.
 
     Args:
-        script: With --contender it ends with what `report` prints.
-        contenders: The names.
-        rounds: Processes of each.
+        script: Script that calls `report` at its end if --contender is given.
+        contenders: Names of the contenders.
+        rounds: Number of processes per contender.
         flags: Further flags of the script, by name.
     """
     found = Found()
@@ -57,10 +57,10 @@ def in_turn(script: str, contenders: Iterable[str], rounds: int, flags: Mapping[
 
 
 def alone(script: str, flags: Mapping[str, Any]) -> Any:
-    """What the script reports in a process of its own.
+    """Return the report of the script, run in a process of its own.
 
     Raises:
-        RuntimeError: it failed; with what it said.
+        RuntimeError: the script failed; with its output.
     """
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     run = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
@@ -70,14 +70,14 @@ def alone(script: str, flags: Mapping[str, Any]) -> Any:
 
 
 def report(value: Any) -> None:
-    """What a contender prints."""
+    """Print the report of a contender."""
     print(json.dumps(value))
 
 
 def compare_epochs(
     script: str, contenders: Iterable[str], rounds: int, flags: Mapping[str, Any]
 ) -> dict[str, float]:
-    """The median epoch of each contender, which reports the seconds of its epochs; printed."""
+    """Print the median epoch of each contender, which reports the seconds of its epochs."""
     medians = {}
     for name, processes in in_turn(script, contenders, rounds, flags).values.items():
         times = [seconds for process in processes for seconds in process]
@@ -88,7 +88,7 @@ def compare_epochs(
 
 
 def row(name: str, value: str, ratio: float | None, bar: float | None, more: str = "") -> str:
-    """A line of a table: what was measured, a ratio, the bar, and whether it was reached."""
+    """Return a line of a table: measurement, ratio, bar, and whether it was reached."""
     cells = f"  {name:44}{value:>12}"
     if ratio is not None:
         cells += f"{ratio:>11.3f}"

@@ -63,7 +63,7 @@ def report(name: str, command: list[str], printed: str, seconds: float) -> str:
 
 
 def shown(command: list[str]) -> str:
-    """The command as a reader would type it: `python`, and the settings of threads and data."""
+    """Return the command as a reader would type it: `python`, and the setting of threads."""
     names = ("OMP_NUM_THREADS",)
     settings = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
     words = ["python" if Path(word).name.startswith("python") else word for word in command]
@@ -71,7 +71,7 @@ def shown(command: list[str]) -> str:
 
 
 def commit() -> str:
-    """The commit, and whether the tree differed from it (results aside)."""
+    """Return the commit, and whether the tree differed from it (results aside)."""
 
     def git(*words: str) -> str:
         return subprocess.run(

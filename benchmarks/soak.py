@@ -1,11 +1,11 @@
-"""Faults for hours: `kill` trainings at random moments, and watch long ones (`load`).
+"""Long-running fault tests: kills at random moments, long runs, corrupted files.
 
     python benchmarks/soak.py kill      100 kills over all runs of soak_runs.py
     python benchmarks/soak.py load      200 000 steps in one run, and 300 models in one process
-    python benchmarks/soak.py fuzz      damaged files for ten minutes
+    python benchmarks/soak.py fuzz      corrupted files for ten minutes
 
 They need the test tools and the port, which `make test` installs. Each ends with exit code 1 if
-what docs/reliability.md promises did not hold.
+a promise of docs/reliability.md was broken.
 """
 
 import gc
@@ -30,7 +30,7 @@ from ppl_vae.shared.training.metrics import METRICS
 
 
 def differences(a: Path, b: Path) -> list[str]:
-    """What of two finished runs differs: arrays of the checkpoint, its text, rows of metrics."""
+    """Return the differences of two finished runs: arrays and text of checkpoints, metrics."""
     (arrays, text), (others, other_text) = (
         safetensors_file.read(out / CHECKPOINT) for out in (a, b)
     )
@@ -49,21 +49,21 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _rows(out: Path) -> list[str]:
-    """Without the seconds, which come last."""
+    """Return the rows without the seconds, which come last."""
     return [line.rsplit(",", 1)[0] for line in (out / METRICS).read_text().splitlines()]
 
 
 @dataclass
 class Victim:
-    """A run that is killed again and again, and compared with one that was not.
+    """A run that is killed repeatedly, and compared with an uninterrupted one.
 
     Attributes:
-        name: Of the run.
-        folder: For its files.
-        epochs: Of the run.
-        seconds: How long the whole run took, without its start.
-        kills: How many it has survived.
-        faults: What went wrong.
+        name: Name of the run.
+        folder: Folder for its files.
+        epochs: Number of epochs.
+        seconds: Duration of the whole run, without its start.
+        kills: Number of kills so far.
+        faults: Failures found.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Victim:
     faults: list[str] = field(default_factory=list)
 
     def start(self, out: str) -> subprocess.Popen[str]:
-        """A process that has begun to train in the folder `out`."""
+        """Start a process, and wait until it trains in the folder `out`."""
         words = [self.name, str(self.folder / out), str(self.epochs)]
         command = [sys.executable, __file__, "train", *words]
         process = subprocess.Popen(
@@ -94,7 +94,7 @@ class Victim:
             raise SystemExit(f"{self.name} failed: {errors}")
 
     def run_killed(self, kills: int, generator: random.Random) -> None:
-        """Runs in parts, until there were so many kills and the last run reached its end."""
+        """Kill and resume the run until it was killed this often, then let it finish."""
         while True:
             process = self.start(f"parts-{self.finished}")
             if self.kills < kills:
@@ -122,13 +122,13 @@ class Victim:
 def kill(
     kills: int = 100, runs: tuple[str, ...] = tuple(RUNS), epochs: int = 60, seed: int = 0
 ) -> None:
-    """Kills trainings by SIGKILL at random moments, resumes them, and compares the end bit by bit.
+    """Kill runs by SIGKILL at random moments, resume them, and compare the results bit by bit.
 
     Args:
-        kills: How many, over all runs.
-        runs: Which of `soak_runs.RUNS`.
-        epochs: Of each.
-        seed: Of the moments.
+        kills: Number of kills over all runs.
+        runs: Names in `soak_runs.RUNS`.
+        epochs: Number of epochs of each.
+        seed: Random seed of the moments.
     """
     generator, failed, done = random.Random(seed), 0, 0
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +149,7 @@ def kill(
 
 @dataclass
 class Watched:
-    """The resources of this process, at some moment."""
+    """Resources used by this process."""
 
     memory: float
     files: int
@@ -162,12 +162,12 @@ class Watched:
 
 
 def load(steps: int = 200_000, models: int = 300, compile: bool = True) -> None:
-    """A long run, and many short ones in one process: memory and open files stay what they were.
+    """Check that memory and open files do not grow in a long run and over many short ones.
 
     Args:
-        steps: Of a training of a tiny model, with a checkpoint, a validation and a row of metrics
+        steps: Number of steps of a tiny model, with a checkpoint, a validation and a row of metrics
             every 500 steps.
-        models: How many models are built, trained and thrown away.
+        models: Number of models that are built, trained and discarded.
         compile: Whether the long run is compiled.
     """
     import torch
@@ -206,12 +206,12 @@ def train_one(
     out: Annotated[Path, tyro.conf.Positional],
     epochs: Annotated[int, tyro.conf.Positional],
 ) -> None:
-    """The process that `kill` kills.
+    """Run the process that `kill` kills.
 
     Args:
-        name: Of the run.
-        out: Its folder.
-        epochs: Of the run.
+        name: Name of the run.
+        out: Folder of the run.
+        epochs: Number of epochs.
     """
     train(name, out, epochs)
 

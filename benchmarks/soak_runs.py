@@ -1,4 +1,4 @@
-"""Small trainings that `soak.py` kills and watches: of both backends, eager and compiled."""
+"""Small runs that `soak.py` kills and watches: both backends, eager and compiled."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Run:
 
     Attributes:
         backend: "pyro" or "numpyro".
-        make: Model, data and objective, of the modules with models and objectives.
+        make: Function of the rooms of models and objectives: model, data and objective.
         settings: Further arguments of `fit`.
     """
 
@@ -37,7 +37,7 @@ Made = tuple[Any, Any, Any]
 
 
 def dynamic(models: Any, inference: Any, **key: Any) -> Made:
-    """Pixels that are drawn anew, and a KL term that warms up."""
+    """Return a case with dynamic binarisation and KL warm-up."""
     from ppl_vae.data import Dynamic
 
     objective = inference.ELBO(beta=inference.Warmup(20))
@@ -45,13 +45,13 @@ def dynamic(models: Any, inference: Any, **key: Any) -> Made:
 
 
 def norm(models: Any, inference: Any, **key: Any) -> Made:
-    """Running statistics."""
+    """Return a case with running statistics."""
     model = models.LadderVAE(12, (3, 2), ((8,), (6,)), batch_norm=True, **key)
     return model, images(), inference.ELBO()
 
 
 def labels(models: Any, inference: Any, **key: Any) -> Made:
-    """Data of which a part is labelled."""
+    """Return a case with partly labelled data."""
     from ppl_vae.data import hide_labels
 
     classes = np.random.default_rng(1).integers(0, 3, N)
@@ -68,7 +68,7 @@ def vimco(models: Any, inference: Any, **key: Any) -> Made:
 
 
 def baseline(models: Any, inference: Any, **key: Any) -> Made:
-    """A network of the objective's own."""
+    """Return a case whose objective has a network."""
     network = inference.BaselineNet(12, (4,), **key)
     return models.SBN(12, (6, 4), **key), images(), inference.ELBO(2, baseline=network)
 
@@ -95,7 +95,7 @@ RUNS: dict[str, Run] = {
 
 
 def train(name: str, out: Path, epochs: int) -> None:
-    """Trains the run called `name` in a folder, from where an earlier training stopped."""
+    """Train the run called `name` in a folder, resuming an earlier one."""
     run = RUNS[name]
     if run.backend == "pyro":
         import pyro

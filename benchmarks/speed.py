@@ -2,7 +2,7 @@
 
 Each contender runs in a process of its own, in turn, for several rounds; figures are medians over
 rounds, and ratios are of one run of this script. All train the same networks in single precision on
-random images: the time does not depend on them. A bar is the largest ratio that is asked for.
+random images: the time does not depend on them. A bar is the largest acceptable ratio.
 
 Cases "vae-64", ... compare steps; "fit-200", ... an epoch of `fit` with its steps alone;
 "memory-vae-500", ... the peak memory of a step. pythae and Pixyz take part where they are
@@ -25,7 +25,7 @@ NAMES = tuple(name for part in PARTS for name in part.CASES)
 
 
 def part_of(name: str) -> ModuleType:
-    """The file with the case of that name."""
+    """Return the module with the case of that name."""
     for part in (*PARTS, growth_of):
         if name in part.CASES:
             return part
@@ -33,7 +33,7 @@ def part_of(name: str) -> ModuleType:
 
 
 def run(name: str, contender: str, seconds: float, device: str) -> None:
-    """One contender in this process, which prints what it found as JSON."""
+    """Run one contender in this process, and print its report as JSON."""
     try:
         report(part_of(name).measure(name, contender, seconds, device))
     except LeftOut as reason:
@@ -41,7 +41,7 @@ def run(name: str, contender: str, seconds: float, device: str) -> None:
 
 
 def compare(name: str, rounds: int, seconds: float, device: str) -> Found:
-    """All contenders of a case, and their table."""
+    """Run all contenders of a case, and print their table."""
     part = part_of(name)
     flags = {"cases": name, "seconds": seconds, "device": device}
     found = in_turn(__file__, part.contenders_of(name, device), rounds, flags)
@@ -57,13 +57,13 @@ def main(
     device: str = "cpu",
     growth: bool = False,
 ) -> None:
-    """Compares all contenders.
+    """Compare all contenders.
 
     Args:
-        cases: Which cases; by default all.
-        contender: Run this one alone, of one case, and print what it found as JSON.
+        cases: Names of cases; by default all.
+        contender: Contender to run alone, on one case, printing its report as JSON.
         rounds: Processes per contender.
-        seconds: Time that each process measures.
+        seconds: Measuring time of each process.
         device: cpu or cuda.
         growth: Measure how the time grows with batch, K, width and depth instead, and draw it.
     """

@@ -1,4 +1,4 @@
-"""What the comparisons of speed train: pairs and objectives, the same by hand, and the bars."""
+"""Cases of the speed comparisons: pairs and objectives, hand-written equivalents, and bars."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ class Case:
     """What is trained.
 
     Attributes:
-        model: The pair, from the module `ppl_vae.models` or `ppl_vae.numpyro.models` (with a key).
+        model: Function of `ppl_vae.models`, or of `ppl_vae.numpyro.models` and a key: the pair.
         objective: What is minimised, from `ppl_vae.inference`.
-        by_hand: The same in torch, a module whose `forward(x)` is the loss per datum.
-        batch: Images per batch.
+        by_hand: Equivalent in plain torch, a module whose `forward(x)` is the loss per datum.
+        batch: Batch size.
         pyro: The objective from `pyro.infer`, if it is there.
         numpyro: The objective from `numpyro.infer`, if it is there.
         hidden: The width, of a VAE that other libraries have too.
-        bars: Contender -> the largest ratio of our time to its time that is asked for on a CPU.
+        bars: Contender -> largest acceptable ratio of our time to its time on a CPU.
         gpu_bars: The same on a GPU.
     """
 
@@ -43,7 +43,7 @@ class Case:
     gpu_bars: dict[str, float] = field(default_factory=dict)
 
     def images(self) -> np.ndarray:
-        """A batch of random ones: the time does not depend on them."""
+        """Return a batch of random images; the time does not depend on them."""
         pixels = np.random.default_rng(0).random((self.batch, PIXELS)) < 0.3
         return pixels.astype(np.float32)
 
@@ -55,7 +55,7 @@ def at_most(compiled: float, **others: float) -> dict[str, float]:
 
 
 def vae(sizes: tuple[int, ...], batch: int = 100, k: int = 1, **settings: Any) -> Case:
-    """784-sizes-50 under the ELBO, or under the importance weighted bound."""
+    """Return a case: 784-sizes-50 by the ELBO or the importance weighted bound."""
     many = {"alpha": 0, "num_particles": k}
     return Case(
         lambda models, **key: models.VAE(PIXELS, 50, sizes, **key),
@@ -125,7 +125,7 @@ GROWTH = {
     "width": {size: vae((size, size)) for size in (32, 128, 512, 1024)},
     "depth": {layers: vae((200,) * layers) for layers in (1, 2, 4, 8)},
 }
-"""How the cost grows: of 784-200-200-50 and batches of 100, one thing at a time is changed."""
+"""Growth of the cost: variations of 784-200-200-50 with batches of 100, one at a time."""
 
 
 def device_of(name: str) -> torch.device:

@@ -63,7 +63,7 @@ def main(
         cases: Cases of `speed.py` whose unit is milliseconds per step.
         contender: The contender of `speed.py` to run.
         rounds: Processes per version and case.
-        seconds: Time that each process measures.
+        seconds: Measuring time of each process.
     """
     print(f"{contender}: milliseconds per step, now against {commit}, {rounds} rounds")
     with checked_out(commit) as before:

@@ -1,7 +1,7 @@
 """Peak memory of a training step, compiled against eager: `speed.py --cases memory-vae-500`, ...
 
-Weights and Adam's state are there before, and so is, in a compiled step's process, what the
-compiler left behind: what counts is how far a step, gradients included, goes above that. On a CPU
+Weights, Adam's state and, for a compiled step, the memory held by the compiler are there before:
+measured is how far a step, gradients included, goes above that. On a CPU
 it is the resident memory at its highest (VmHWM of Linux, set back after the first steps), on a GPU
 what torch has allocated.
 """
@@ -27,7 +27,7 @@ def contenders_of(name: str, device: str) -> list[str]:
 
 
 def measure(name: str, contender: str, seconds: float, device: str) -> dict[str, float]:
-    """Megabytes: the peak of a step above what stays, and the peak of all."""
+    """Measure the peak of a step above the memory held before, and the total peak, in megabytes."""
     torch.manual_seed(0)
     step = CONTENDERS[contender](CASES[name], device_of(device))
     for _ in range(3):
@@ -37,14 +37,14 @@ def measure(name: str, contender: str, seconds: float, device: str) -> dict[str,
 
 
 def forget_gradients() -> None:
-    """Eager steps keep them until the next one; compiled steps never do."""
+    """Free the gradients, which eager steps keep until the next one and compiled steps do not."""
     for found in gc.get_objects():
         if type(found) is nn.Parameter:
             found.grad = None
 
 
 def on_a_cpu(step: Step) -> dict[str, float]:
-    """Of one step after another, when freed memory has been given back."""
+    """Return the peak memory of steps after freed memory was returned to the system."""
     if not RESET.exists():
         raise LeftOut("the peak of resident memory can be set back on Linux alone")
     gc.collect()
@@ -69,13 +69,13 @@ def on_a_gpu(step: Step) -> dict[str, float]:
 
 
 def resident(entry: str) -> float:
-    """Megabytes, of an entry of the process's status."""
+    """Return an entry of the process's status in megabytes."""
     (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith(entry)]
     return int(line.split()[1]) / 2**10
 
 
 def table(name: str, found: Found, device: str) -> str:
-    """Peaks, and the ratio of the compiled step's to each."""
+    """Print the peaks, and the ratio of the compiled step's peak to each."""
     lines = [f"{name:46}{'MB of a step':>12}{'ours/this':>11}"]
     for contender in contenders_of(name, device):
         if contender in found.left_out:

@@ -11,7 +11,7 @@ from speed_cases import CASES, GROWTH, Case, device_of
 __all__ = ["CASES", "contenders_of", "measure", "table"]
 
 BLOCK = {"cpu": 1, "cuda": 50}
-"""Steps between two looks at the clock: a GPU's work is waited for, which costs time itself."""
+"""Number of steps between two readings of the clock; on a GPU each reading waits for the work."""
 FREED = (
     "  ppl_vae's steps make glibc keep freed memory for the next step"
     " (ppl_vae.inference.compilation.allocator);\n"
@@ -20,7 +20,7 @@ FREED = (
 
 
 def case_of(name: str) -> Case:
-    """The case of a table, or a point of a curve by its name: "batch-16"."""
+    """Return a case of the table, or a point of a curve by its name, such as "batch-16"."""
     if name in CASES:
         return CASES[name]
     axis, value = name.rsplit("-", 1)
@@ -32,14 +32,14 @@ def contenders_of(name: str, device: str) -> list[str]:
 
 
 def measure(name: str, contender: str, seconds: float, device: str) -> float:
-    """The median time of a step in milliseconds, over so many seconds."""
+    """Measure the median time of a step in milliseconds over this many seconds."""
     torch.manual_seed(0)
     step = CONTENDERS[contender](case_of(name), device_of(device))
     return milliseconds(step, seconds, device)
 
 
 def milliseconds(step: Step, seconds: float, device: str) -> float:
-    """The median after some steps for warming up."""
+    """Return the median after some warm-up steps."""
     block, wait = BLOCK[device], torch.cuda.synchronize if device == "cuda" else _nothing
     for _ in range(5):
         step()
@@ -56,11 +56,11 @@ def milliseconds(step: Step, seconds: float, device: str) -> float:
 
 
 def _nothing() -> None:
-    """Work on a CPU is done when it returns."""
+    """Wait for the device; work on a CPU is done when it returns."""
 
 
 def table(name: str, found: Found, device: str) -> str:
-    """Times, the ratio of ours to each, and the bars."""
+    """Print times, the ratio of ours to each, and the bars."""
     case = CASES[name]
     bars = case.bars if device == "cpu" else case.gpu_bars
     heading = f"{name}, batches of {case.batch}"

@@ -1,4 +1,4 @@
-"""What every script here does with its flags, its errors and its pictures."""
+"""Command line, error messages and output files, common to all scripts."""
 
 import argparse
 import math
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 def run(main: Callable[[T], None], defaults: Mapping[str, T], description: str | None) -> None:
-    """Runs a script with the flags of the command line.
+    """Run a script with the flags of the command line.
 
-    What a user can put right is one line, and exit status 2.
+    Errors that the user can fix are printed in one line, with exit status 2.
 
     Args:
         main: Called with the flags.
-        defaults: The value of --data -> the values that the flags have where none is given.
-        description: What `--help` says of the script.
+        defaults: Default flags for each value of --data.
+        description: Description of the script for `--help`.
     """
     try:
         flags = parse(defaults, description)
@@ -47,7 +47,7 @@ def refuse(why: str) -> NoReturn:
 
 
 def parse(defaults: Mapping[str, T], description: str | None) -> T:
-    """The flags, of the class of the defaults; --data, first of all, decides which these are."""
+    """Return the flags, with the defaults that --data selects."""
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--data", default=next(iter(defaults)))
     data = first.parse_known_args()[0].data
@@ -56,7 +56,7 @@ def parse(defaults: Mapping[str, T], description: str | None) -> T:
 
 
 def check(flags: Any) -> None:
-    """What can be said of any script's flags: before it loads data, and hours before it writes."""
+    """Check the flags that all scripts have, before data are loaded and anything is trained."""
     check_writable(flags.out)
     for flag, value in vars(flags).items():
         for number in value if isinstance(value, tuple) else (value,):
@@ -67,9 +67,9 @@ def check(flags: Any) -> None:
 
 
 def finish(out: Path, table: str, figures: Mapping[str, Figure], models: Mapping[str, Any]) -> None:
-    """Prints the table, writes it, the pictures and the models to `out`, and names the files.
+    """Print the table, and write table, pictures and models to `out`; list the files.
 
-    Of several processes (`torchrun`) the first does.
+    With several processes (`torchrun`), only the first one does so.
     """
     if os.environ.get("RANK", "0") != "0":
         return
@@ -86,12 +86,12 @@ def finish(out: Path, table: str, figures: Mapping[str, Figure], models: Mapping
 
 
 def file_name(name: str) -> str:
-    """A name of a model without what shells treat in a way of their own."""
+    """Return the name of a model without characters that are special to shells."""
     return re.sub(r"[^\w+.-]+", "_", name)
 
 
 def mean_and_error(values: Sequence[float]) -> str:
-    """Mean ± standard error of the mean."""
+    """Return mean ± standard error of the mean, as text."""
     mean = f"{np.mean(values):.2f}"
     if len(values) == 1:
         return mean

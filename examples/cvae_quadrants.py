@@ -6,9 +6,9 @@ are seen: 1 is the bottom left one, and three are hidden; 2 is the left half, an
 is all but the top right one, the only one that is hidden.
 
 For each, a network without latent variables is trained first (`Baseline`, the paper's "NN"); a
-`CVAE` gets its prediction as a first guess. What is seen is given as it is, in grey levels or cut
-at 1/2; what is hidden has binary pixels. The networks read and write these pixels alone: in images
-of full size the others would be constants that do not count.
+`CVAE` gets its prediction as a first guess. Visible pixels are given as grey levels or thresholded
+at 1/2; hidden pixels are binary. The networks read and write only these pixels; in images of full
+size the others would be constants.
 
 The default is a quick run on the handwritten digits that come with scikit-learn; `--data mnist` is
 the paper's experiment.
@@ -35,23 +35,23 @@ from ppl_vae.shared.checks import as_numpy, check_whole, to_mean
 from ppl_vae.shared.training.history import History
 
 PUBLISHED = {1: (100.03, 68.62, 64.05), 2: (62.14, 45.57, 44.96), 3: (26.01, 20.97, 20.97)}
-"""Of the paper, on MNIST: NN, CVAE by Monte Carlo and by importance sampling; nats per image."""
+"""Numbers of the paper, MNIST: NN, CVAE by Monte Carlo, by importance sampling; nats per image."""
 COMPLETIONS = 6
-"""Draws in the picture, for each image."""
+"""Number of samples in the picture for each image."""
 
 
 @dataclass(frozen=True)
 class Settings(DensitySettings):
-    """The flags."""
+    """Command-line flags."""
 
     quadrants: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (1, 2, 3)
-    """Numbers of quadrants that are seen: 1 (three are hidden), 2 or 3, one run for each."""
+    """Numbers of visible quadrants: 1 (three are hidden), 2 or 3, one run for each."""
     baseline: bool = True
-    """Whether the CVAE gets the guess of a network that was trained before and is then frozen."""
+    """Whether the CVAE gets the prediction of a pretrained, frozen network as a first guess."""
     baseline_epochs: int = 30
-    """Passes of that network over the training images."""
+    """Number of epochs of that network."""
     alpha: float = 1.0
-    """Weight of the CVAE's bound; 1 - alpha is that of the bound whose guide is the prior."""
+    """Weight of the CVAE's bound; the bound whose guide is the prior has 1 - alpha."""
     z_dim: int = 8
     """Size of the latent variable z."""
     hidden: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (128, 128)
@@ -61,11 +61,11 @@ class Settings(DensitySettings):
     decoder_sees_c: bool = False
     """Whether the decoder is p(x | c, z), or p(x | z) alone as in Pyro's example."""
     k: int = 100
-    """Draws per image for log p(x | c)."""
+    """Number of samples per image for log p(x | c)."""
     test_images: int = 500
-    """All is measured on so many test images, the first ones."""
+    """Number of test images (the first ones) used for evaluation."""
     out: Path = Path("out/cvae_quadrants")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
 
 
 DEFAULTS = {
@@ -84,7 +84,7 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What was trained for a number of quadrants, and minus log p(x | c) of each test image."""
+    """Trained models for a number of quadrants, and -log p(x | c) of each test image."""
 
     seen: np.ndarray
     cvae: History
@@ -118,7 +118,7 @@ def main(settings: Settings) -> None:
 
 
 def seen_pixels(image_shape: tuple[int, int], quadrants: int) -> np.ndarray:
-    """Which pixels of an image are seen, shape (height * width,)."""
+    """Return the mask of the visible pixels, shape (height * width,)."""
     if quadrants not in (1, 2, 3):
         raise ValueError(f"quadrants should be 1, 2 or 3, those that are seen, was {quadrants}")
     height, width = image_shape
@@ -128,13 +128,13 @@ def seen_pixels(image_shape: tuple[int, int], quadrants: int) -> np.ndarray:
 
 
 def parts(images: Images, seen: np.ndarray) -> tuple[Any, Any]:
-    """Conditions and targets: the pixels that are seen, and the binary ones that are hidden."""
+    """Return conditions (visible pixels) and targets (hidden pixels, binary)."""
     pixels = to_mean(images.x)
     return pixels[:, seen], binarise(pixels[:, ~seen], images.binarisation)
 
 
 def train(settings: Settings, images: Splits, quadrants: int) -> Result:
-    """The network without latent variables, and the CVAE with its guess, trained and measured."""
+    """Train and evaluate the network without latent variables, and the CVAE with its guess."""
     objective: ELBO | Hybrid = ELBO(analytic_kl=True)
     if settings.alpha != 1:
         objective = Hybrid(settings.alpha, analytic_kl=True)
@@ -188,7 +188,7 @@ def train(settings: Settings, images: Splits, quadrants: int) -> Result:
 
 
 def table(settings: Settings, images: Splits, results: dict[int, Result]) -> str:
-    """Minus log p(x | c) by each estimate, beside the paper's numbers on MNIST."""
+    """Return a table of -log p(x | c) by each estimate, beside the paper's numbers on MNIST."""
     seen = {"dynamic": "in grey", "threshold": "cut at 1/2 too"}[settings.binarisation]
     guess = f"{settings.baseline_epochs} of NN, then frozen" if settings.baseline else "no baseline"
     lines = [
@@ -220,7 +220,7 @@ def estimate(values: np.ndarray) -> str:
 
 
 def curves(results: dict[int, Result]) -> Figure:
-    """Losses of the training and of the validation images, epoch by epoch."""
+    """Draw the training and validation losses of each epoch."""
     rows = {"CVAE": {f"{n} seen": [r.cvae] for n, r in results.items()}}
     networks = {f"{n} seen": [r.baseline] for n, r in results.items() if r.baseline is not None}
     if networks:
@@ -235,7 +235,7 @@ def curves(results: dict[int, Result]) -> Figure:
 
 
 def completions(settings: Settings, result: Result, test: Images) -> Figure:
-    """An image of each class: what is seen, the guess, E[x | c, z] at draws of p(z | c), itself."""
+    """Draw an image of each class: visible part, guess, E[x | c, z] for samples of z, truth."""
     first = [int(np.flatnonzero(test.y == label)[0]) for label in range(test.n_classes)]
     images, hidden = to_mean(test.x)[first], ~result.seen
     c, x = images[:, result.seen], images[:, hidden]

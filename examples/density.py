@@ -1,4 +1,4 @@
-"""What the scripts that compare densities share: their flags, the training, the table."""
+"""Flags, training and tables of the scripts that compare densities."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,34 +23,34 @@ class DensitySettings:
     data: Literal["digits", "mnist"] = "digits"
     """Images: scikit-learn's 8x8 digits (no download), or MNIST."""
     binarisation: Literal["dynamic", "threshold"] = "dynamic"
-    """Pixels: drawn anew in every batch, or cut at 1/2."""
+    """Binarisation of the pixels: resampled in every batch, or thresholded at 1/2."""
     train_on: Literal["train", "train+validation"] = "train"
-    """Images to train on; nothing is chosen by the validation images here."""
+    """Training images; the validation images are not used for model selection."""
     epochs: int = 100
-    """Passes over the training images."""
+    """Number of epochs."""
     batch_size: int = 100
-    """Images per batch."""
+    """Batch size."""
     lr: float = 1e-3
-    """Step size of Adam in the first epoch."""
+    """Learning rate of Adam in the first epoch."""
     lr_end: float = 1e-4
-    """Step size in the last epoch; it falls by one factor per epoch."""
+    """Learning rate in the last epoch; it decays exponentially."""
     schedule: Literal["decay", "burda"] = "decay"
     """Learning rate: a decay from --lr to --lr-end, or the 8 stages of Burda et al. (2016), which
     take 3280 epochs."""
     adam_eps: float = 1e-8
-    """Adam's epsilon; Burda et al. have 1e-4."""
+    """Adam's epsilon; Burda et al. use 1e-4."""
     k: int = 500
-    """Draws per image for log p(x)."""
+    """Number of samples per image for log p(x)."""
     test_images: int = 360
-    """log p(x) is measured on so many test images, the first ones."""
+    """Number of test images (the first ones) on which log p(x) is estimated."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto is a GPU if there is one."""
+    """Device; auto is a GPU if there is one."""
     seed: int = 0
-    """Of everything random; all models have the same."""
+    """Random seed, the same for all models."""
     out: Path = Path("out")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
     resume: bool = False
-    """Go on with the run in --out."""
+    """Continue the run in --out."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Result:
 
 
 def load(settings: DensitySettings) -> Splits:
-    """The images, after a check of the flags that are used when it is late to refuse them."""
+    """Return the images, after checking flags that would otherwise fail after the training."""
     check_whole("epochs", settings.epochs, 1)
     check_whole("test_images", settings.test_images, 2)
     check_whole("k", settings.k, 1)
@@ -85,7 +85,7 @@ def load(settings: DensitySettings) -> Splits:
 
 
 def check_some(name: str, values: Sequence[Any]) -> None:
-    """A flag that takes a list was given at least one value."""
+    """Check that a flag that takes a list has at least one value."""
     if not values:
         raise ValueError(f"{name} should be at least one, was none")
 
@@ -93,10 +93,10 @@ def check_some(name: str, values: Sequence[Any]) -> None:
 def chosen_of(
     flag: str, names: Sequence[str], known: Mapping[str, Callable[[int], Any]]
 ) -> dict[str, Any]:
-    """The objective of each name such as IWAE-5: a kind, and its number of particles.
+    """Return the objective for each name such as IWAE-5: a kind and a number of particles.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: no objective has that name.
     """
     check_some(flag, names)
     chosen = {}
@@ -112,7 +112,7 @@ def chosen_of(
 
 
 def check_made(makes: Iterable[Callable[[], Model]]) -> None:
-    """Makes each model once, so that none is refused when others were trained."""
+    """Make each model once, so that invalid arguments are found before any is trained."""
     for make in makes:
         make()
 
@@ -124,14 +124,14 @@ def train(
     settings: DensitySettings,
     objective: Any = None,
 ) -> Result:
-    """A new model with weights by the seed, trained and measured.
+    """Train and evaluate a new model, initialised by the seed.
 
     Args:
-        name: Of the model, and of its folder in `--out`.
+        name: Name of the model and of its folder in `--out`.
         make: Makes the model.
-        images: Their training and test parts are used.
+        images: Data set, of which the training and test parts are used.
         settings: The flags.
-        objective: What it is trained by; by default `ELBO()`.
+        objective: Training objective; by default `ELBO()`.
     """
     torch.manual_seed(settings.seed)
     model = make()
@@ -157,7 +157,7 @@ def train(
 
 
 def step_size(settings: DensitySettings, epochs: int) -> Any:
-    """Adam's, for a run of so many epochs."""
+    """Return the learning rate of Adam, a number or a schedule, for a run of that length."""
     if settings.schedule == "burda":
         return Piecewise.burda()
     if settings.lr_end == settings.lr:
@@ -166,7 +166,7 @@ def step_size(settings: DensitySettings, epochs: int) -> Any:
 
 
 def samples(results: dict[str, Result], images: Splits, seed: int) -> Figure:
-    """Means of p(x | z) for 64 draws of the last model's prior."""
+    """Draw the means of p(x | z) for 64 samples of the last model's prior."""
     name, result = list(results.items())[-1]
     torch.manual_seed(seed)
     means = as_numpy(result.model.decode(result.model.sample(64)))
@@ -176,7 +176,7 @@ def samples(results: dict[str, Result], images: Splits, seed: int) -> Figure:
 
 
 def table(settings: DensitySettings, images: Splits, results: dict[str, Result]) -> str:
-    """A row for each model; differences are to the first model, image by image."""
+    """Return a table with a row for each model; differences to the first are paired by image."""
     lines = [
         f"{settings.data} ({settings.binarisation}), {len(images.train)} training images, "
         f"{settings.epochs} epochs, batches of {settings.batch_size}",
@@ -195,5 +195,5 @@ def table(settings: DensitySettings, images: Splits, results: dict[str, Result])
 
 
 def over_images(estimate: Estimate) -> str:
-    """Mean ± standard error over images."""
+    """Return mean ± standard error over images, as text."""
     return mean_and_error(estimate.values.tolist())

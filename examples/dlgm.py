@@ -24,29 +24,29 @@ from ppl_vae.models import DLGM
 from ppl_vae.shared.checks import check_fraction
 
 STEPS = (1, 4, 15, 80)
-"""Of the chain, between one picture of it and the next."""
+"""Steps of the chain between two pictures of it."""
 
 
 @dataclass(frozen=True)
 class Settings(DensitySettings):
-    """The flags."""
+    """Command-line flags."""
 
     covariances: Annotated[
         tuple[Literal["diagonal", "rank_one"], ...], tyro.conf.arg(metavar="NAME ...")
     ] = ("diagonal", "rank_one")
-    """Covariances of q(xi | x) to compare; differences are to the first."""
+    """Covariances of q(xi | x) to compare; differences are relative to the first."""
     z_dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (16,)
-    """Sizes of xi_1, ..., xi_L, nearest the data first."""
+    """Sizes of xi_1, ..., xi_L; xi_1 is nearest the data."""
     hidden: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (100,)
-    """Sizes of the hidden layers on the way from each layer to the next."""
+    """Sizes of the hidden layers between each layer and the next."""
     activation: Literal["relu", "softplus", "tanh"] = "relu"
     """Activation of the hidden layers."""
     batch_norm: bool = True
-    """Whether hidden layers are normalised over the batch (not in the paper; it learns faster)."""
+    """Whether hidden layers have batch normalisation (not in the paper; it learns faster)."""
     missing: float = 0.6
-    """Fraction of the pixels that is missing."""
+    """Fraction of missing pixels."""
     out: Path = Path("out/dlgm")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
 
 
 DEFAULTS = {
@@ -98,7 +98,7 @@ def curves(results: dict[str, Result]) -> Figure:
 
 
 def imputed(model: DLGM, test: Images, settings: Settings) -> tuple[Figure, list[str]]:
-    """Ten test images on their way through the chain, and how many missing pixels are wrong."""
+    """Impute ten test images: pictures along the chain, and the error of the missing pixels."""
     rng = np.random.default_rng(settings.seed)
     few = test.x[: settings.test_images]
     x = few.sample(settings.seed) if isinstance(few, Dynamic) else few

@@ -35,20 +35,20 @@ Kind = Literal["1-layer", "2-layer", "2-layer-skip"]
 
 @dataclass(frozen=True)
 class Settings(DensitySettings):
-    """The flags."""
+    """Command-line flags."""
 
     models: Annotated[tuple[Kind, ...], tyro.conf.arg(metavar="NAME ...")] = (
         "1-layer",
         "2-layer",
         "2-layer-skip",
     )
-    """Models to compare; differences are to the first."""
+    """Models to compare; differences are relative to the first."""
     z_dims: Annotated[tuple[int, int], tyro.conf.arg(metavar="INT INT")] = (16, 8)
-    """Sizes of z_1 and z_2; the model of one layer has the second (as in the paper)."""
+    """Sizes of z_1 and z_2; the one-layer model uses the second (as in the paper)."""
     hidden: Annotated[tuple[int, int], tyro.conf.arg(metavar="INT INT")] = (100, 50)
     """Sizes of the two hidden layers below z_1, and of the two between z_1 and z_2."""
     out: Path = Path("out/hierarchical_vae")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
 
 
 DEFAULTS = {
@@ -86,7 +86,7 @@ def main(settings: Settings) -> None:
 
 
 def maker(name: str, x_dim: int, settings: Settings) -> Callable[[], Model]:
-    """What makes the model of that name."""
+    """Return the function that makes the model of that name."""
     one, two = ((size, size) for size in settings.hidden)
     if name == "1-layer":
         return partial(VAE, x_dim, settings.z_dims[1], one, "tanh")

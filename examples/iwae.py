@@ -37,20 +37,21 @@ BY_NAME: dict[str, Callable[[int], Any]] = {
 
 @dataclass(frozen=True)
 class Settings(DensitySettings):
-    """The flags."""
+    """Command-line flags."""
 
     objectives: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME-K ...")] = (
         "ELBO-1",
         "IWAE-5",
         "DReG-5",
     )
-    """Objectives (ELBO, IWAE, STL, DReG) and their particles; differences are to the first."""
+    """Objectives (ELBO, IWAE, STL, DReG) with numbers of particles; differences are relative to the
+    first."""
     z_dim: int = 16
     """Size of z."""
     hidden: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (100, 100)
     """Sizes of the hidden layers of q(z | x); p(x | z) has them in reverse order."""
     out: Path = Path("out/iwae")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
 
 
 DEFAULTS = {

@@ -35,29 +35,30 @@ from ppl_vae.shared.evaluation.estimates import Estimate
 
 Kind = Literal["VAE", "VAE+BN", "VAE+WU", "VAE+BN+WU", "LVAE", "LVAE+BN", "LVAE+WU", "LVAE+BN+WU"]
 ACTIVE = 0.5
-"""A layer is in use if its KL term is larger, in nats."""
+"""Smallest KL term of a layer that counts as used, in nats."""
 
 
 @dataclass(frozen=True)
 class Settings(DensitySettings):
-    """The flags."""
+    """Command-line flags."""
 
     models: Annotated[tuple[Kind, ...], tyro.conf.arg(metavar="NAME ...")] = (
         "VAE",
         "VAE+BN+WU",
         "LVAE+BN+WU",
     )
-    """Models to compare, VAE or LVAE with or without +BN and +WU; differences are to the first."""
+    """Models to compare, VAE or LVAE with or without +BN and +WU; differences are relative to the
+    first."""
     layers: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (3,)
-    """Numbers of stochastic layers; each model is trained with each."""
+    """Numbers of stochastic layers; every model is trained with each."""
     z_dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (16, 8, 4, 4, 2)
-    """Sizes of z_1, z_2, ..., of which a model has the first ones."""
+    """Sizes of z_1, z_2, ...; a model of L layers uses the first L."""
     hidden: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (64, 32, 32, 16, 16)
     """Sizes of the hidden layers, two below each z."""
     warmup: int = 50
-    """Epochs of warm-up."""
+    """Number of warm-up epochs."""
     out: Path = Path("out/ladder")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
 
 
 DEFAULTS = {
@@ -108,7 +109,7 @@ def main(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> None:
-    """The flags that nothing else checks, or not before the first model is trained."""
+    """Check the flags that nothing else checks before the first model is trained."""
     check_some("models", settings.models)
     check_some("layers", settings.layers)
     check_whole("warmup", settings.warmup, 1)
@@ -122,7 +123,7 @@ def check(settings: Settings) -> None:
 
 
 def maker(kind: str, layers: int, x_dim: int, settings: Settings) -> HierarchicalVAE | LadderVAE:
-    """A new model of that kind."""
+    """Return a new model of that kind."""
     z_dims: Sequence[int] = settings.z_dims[:layers]
     hidden = tuple((size, size) for size in settings.hidden[:layers])
     norm = "BN" in kind
@@ -132,12 +133,12 @@ def maker(kind: str, layers: int, x_dim: int, settings: Settings) -> Hierarchica
 
 
 def means_of(layers: dict[str, Estimate]) -> dict[str, float]:
-    """The KL term of each layer."""
+    """Draw the KL term of each layer."""
     return {site: term.mean for site, term in layers.items()}
 
 
 def active(terms: dict[str, dict[str, Estimate]]) -> str:
-    """KL terms of the layers, and how many are in use."""
+    """Return a table of the KL terms of the layers and the number of layers in use."""
     lines = [f"KL(q || p) of z_1, z_2, ... on the test images, nats; in use: more than {ACTIVE}"]
     for name, layers in terms.items():
         values = ", ".join(over_images(term) for term in layers.values())

@@ -30,7 +30,7 @@ from ppl_vae.shared.checks import as_numpy, check_at_least, check_positive, chec
 
 SVM, STACKED, JOINT = "M1 + SVM", "M1+M2", "M1+M2, joint"
 SVM_DRAWS = 2000
-"""How many draws of labelled features the machine is shown."""
+"""Number of samples of the labelled features for the support vector machine."""
 PAPER = {
     SVM: {100: 11.82, 600: 5.72, 1000: 4.24, 3000: 3.49},
     STACKED: {100: 3.33, 600: 2.59, 1000: 2.40, 3000: 2.18},
@@ -46,19 +46,19 @@ class Settings:
     data: Literal["digits", "mnist"] = "digits"
     """Images: scikit-learn's 8x8 digits (no download), or MNIST."""
     binarisation: Literal["dynamic", "threshold", "none"] = "dynamic"
-    """Pixels: drawn anew in every batch, cut at 1/2, or grey levels as they are."""
+    """Pixels: resampled in every batch, thresholded at 1/2, or grey levels."""
     labels: Layers = (50, 100)
-    """Numbers of labelled images, the same of each class."""
+    """Numbers of labelled images, equally many of each class."""
     splits: int = 3
     """Number of random choices of the labelled images."""
     m1_epochs: int = 150
-    """Passes of M1 over the training images."""
+    """Number of epochs of M1."""
     m1_warmup: int = 50
-    """Epoch from which on M1's KL term has its full weight."""
+    """Epoch at which the KL term of M1 reaches its full weight."""
     m1_batch_size: int = 50
-    """Images per batch of M1."""
+    """Batch size of M1."""
     m1_lr: Steps = (5e-3, 3e-4)
-    """Step sizes of Adam for M1 in the first and in the last epoch."""
+    """Learning rates of Adam for M1 in the first and in the last epoch."""
     m1_hidden: Layers = (128,)
     """Sizes of the hidden layers of M1's networks."""
     m1_activation: Literal["softplus", "tanh", "relu"] = "softplus"
@@ -66,13 +66,13 @@ class Settings:
     m1_z_dim: int = 10
     """Size of M1's latent variable: the number of features."""
     epochs: int = 30
-    """Passes of M2 over the features."""
+    """Number of epochs of M2."""
     batch_size: int = 50
     """Unlabelled images per batch of M2."""
     labelled_per_batch: int = 25
     """Labelled images per batch of M2."""
     lr: Steps = (3e-3, 3e-4)
-    """Step sizes of Adam for M2 in the first and in the last epoch."""
+    """Learning rates of Adam for M2 in the first and in the last epoch."""
     hidden: Layers = (128,)
     """Sizes of the hidden layers of M2's networks."""
     z_dim: int = 4
@@ -82,17 +82,17 @@ class Settings:
     alpha: float = 1.0
     """Weight of the classification loss (equation 9)."""
     joint_epochs: int = 0
-    """Epochs in which M1 and M2 are then trained together, end to end; 0 for none."""
+    """Number of epochs of end-to-end training of M1 and M2 afterwards; 0 for none."""
     joint_lr: float = 1e-4
-    """Step size of Adam in these."""
+    """Learning rate of Adam in these epochs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto is a GPU if there is one."""
+    """Device; auto is a GPU if there is one."""
     seed: int = 0
-    """Of everything random; split number i uses seed + i."""
+    """Random seed; split number i uses seed + i."""
     out: Path = Path("out/m1_m2")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
     resume: bool = False
-    """Go on with the run in --out."""
+    """Continue the run in --out."""
 
 
 DEFAULTS = {
@@ -118,7 +118,7 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class Features:
-    """What M1 makes of the three parts of the images."""
+    """Features that M1 extracts from the three parts of the images."""
 
     train: NormalFeatures
     validation: NormalFeatures
@@ -127,7 +127,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Result:
-    """A trained classifier: its test error in per cent, and its last fit and the time of all."""
+    """A trained classifier: test error in per cent, history of the last fit, total time."""
 
     error: float
     history: History | None = None
@@ -165,7 +165,7 @@ def main(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> None:
-    """The flags of what is made when M1 is trained."""
+    """Check the flags that are first used after M1 is trained."""
     if not settings.labels:
         raise ValueError("labels should be at least one, was none")
     check_at_least("splits", settings.splits, 1)
@@ -180,13 +180,13 @@ def check(settings: Settings) -> None:
 
 
 def hidden_labels(settings: Settings, train: Images, n: int) -> list[np.ndarray]:
-    """The labels of the training images, of which each split knows n."""
+    """Return the training labels of each split, all but n of them hidden."""
     seeds = range(settings.seed, settings.seed + settings.splits)
     return [hide_labels(train.y, n, seed, train.n_classes) for seed in seeds]
 
 
 def train_m1(settings: Settings, images: Splits) -> History:
-    """The VAE, fitted to all training images without their labels."""
+    """Fit the VAE to all training images without their labels."""
     torch.manual_seed(settings.seed)
     x_dim = images.train.x.shape[1]
     m1 = M1(x_dim, settings.m1_z_dim, settings.m1_hidden, settings.m1_activation)
@@ -204,7 +204,7 @@ def train_m1(settings: Settings, images: Splits) -> History:
 
 
 def without_inactive(settings: Settings, m1: M1, x: Any) -> M1:
-    """M1 without the features that are the same for all images.
+    """Return M1 without the features that are constant over images.
 
     Its encoder no longer has them; its decoder takes the mean of the prior, zero, in their place.
     """
@@ -221,7 +221,7 @@ def without_inactive(settings: Settings, m1: M1, x: Any) -> M1:
 def train_svm(
     settings: Settings, images: Splits, features: Features, y: np.ndarray, split: int
 ) -> Result:
-    """A support vector machine on draws of the labelled images' features."""
+    """Fit a support vector machine to samples of the labelled images' features."""
     known = np.flatnonzero(y >= 0)
     n_draws = max(2, SVM_DRAWS // len(known))
     seeds = np.random.default_rng(settings.seed + split).integers(2**31, size=n_draws)
@@ -238,7 +238,7 @@ def train_m2(
     n: int,
     split: int,
 ) -> Result:
-    """M2 on the features of all training images, drawn anew in every batch."""
+    """Fit M2 to the features of all training images, resampled in every batch."""
     torch.manual_seed(settings.seed + split)
     history = fit(
         m2(settings, features.train.shape[1], images.train.n_classes),
@@ -255,7 +255,7 @@ def train_m2(
 
 
 def m2(settings: Settings, n_features: int, n_classes: int) -> M2:
-    """A new M2 of features."""
+    """Return a new M2 for features."""
     sizes = (settings.hidden, settings.activation)
     decoder = DiagNormalNet((settings.z_dim, n_classes), n_features, *sizes)
     return M2(n_features, n_classes, settings.z_dim, *sizes, decoder=decoder)
@@ -276,7 +276,7 @@ def train_joint(
     n: int,
     split: int,
 ) -> Result:
-    """All layers together, from where M1 and M2 are."""
+    """Train all layers together, starting from the trained M1 and M2."""
     lower, upper = copy.deepcopy(m1), copy.deepcopy(model_of(stacked))
     model = M1M2(
         lower.x_dim,
@@ -317,7 +317,7 @@ def validation(x: Any, y: np.ndarray) -> Callable[[Model], dict[str, float]]:
 
 
 def shared(settings: Settings, name: str, folder: str, split: int) -> dict[str, Any]:
-    """What all fits are told."""
+    """Return the arguments common to all calls of `fit`."""
     alone = name == "M1"
     return {
         "device": settings.device,
@@ -329,12 +329,12 @@ def shared(settings: Settings, name: str, folder: str, split: int) -> dict[str, 
 
 
 def error(model: Any, x: Any, y: np.ndarray) -> float:
-    """The fraction of data that are put into a wrong class."""
+    """Return the fraction of data that are classified wrongly."""
     return float(np.mean(as_numpy(model.predict(x)) != y))
 
 
 def table(settings: Settings, images: Splits, history: History, m1: M1, results: Results) -> str:
-    """Mean and standard error over the splits."""
+    """Return a table of means and standard errors over the splits."""
     n_active = m1.features(images.train.x[:1])[0].shape[1]
     lines = [
         f"{settings.data} ({settings.binarisation}), {len(images.train)} training images",
@@ -371,7 +371,7 @@ def pictures(
 
 
 def errors(settings: Settings, results: Results) -> Figure:
-    """Error against the number of labels, and the paper's."""
+    """Draw the error against the number of labels, beside the paper's."""
     figure, ax = plt.subplots(figsize=(5.0, 3.5), layout="constrained")
     for number, (method, runs) in enumerate(results.items()):
         values = np.array([[run.error for run in runs[n]] for n in settings.labels])
@@ -389,7 +389,7 @@ def errors(settings: Settings, results: Results) -> Figure:
 
 
 def curves(history: History, results: Results) -> Figure:
-    """M1's losses, and the errors of M2 on the validation images."""
+    """Draw M1's losses, and the errors of M2 on the validation images."""
     figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.5), layout="constrained")
     for column in ("loss", "validation_loss"):
         axes[0].plot(history["epoch"], history[column], label=column.replace("_", " "))
@@ -405,7 +405,7 @@ def curves(history: History, results: Results) -> Figure:
 
 
 def scatter(x: np.ndarray, y: np.ndarray, n: int = 2000) -> Figure:
-    """The first n features in the plane of their two principal components, coloured by class."""
+    """Draw the first n features in the plane of their two principal components, by class."""
     centred = x[:n] - x[:n].mean(0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     plane = centred @ directions[:2].T

@@ -25,25 +25,26 @@ from ppl_vae.models import SBN
 
 @dataclass(frozen=True)
 class Settings(DensitySettings):
-    """The flags."""
+    """Command-line flags."""
 
     epochs: int = 200
-    """Passes over the training images."""
+    """Number of epochs."""
     lr: float = 1e-2
-    """Step size of Adam in the first epoch."""
+    """Learning rate of Adam in the first epoch."""
     lr_end: float = 1e-3
-    """Step size in the last epoch; it falls by one factor per epoch."""
+    """Learning rate in the last epoch; it decays exponentially."""
     estimators: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME-K ...")] = (
         "REINFORCE-5",
         "NVIL-5",
         "VIMCO-5",
         "RWS-5",
     )
-    """REINFORCE, NVIL, VIMCO or RWS, and their particles; differences are to the first."""
+    """Estimators (REINFORCE, NVIL, VIMCO, RWS) with numbers of particles; differences are relative
+    to the first."""
     z_dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (50, 50)
     """Numbers of units of z_1, z_2, ..."""
     out: Path = Path("out/sbn")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
 
 
 DEFAULTS = {

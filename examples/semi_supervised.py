@@ -22,7 +22,7 @@ from ppl_vae.shared.checks import as_numpy, check_at_least, check_positive, chec
 from ppl_vae.shared.training.history import History
 
 BASELINE_LR = 1e-3
-"""Adam's step size for the labels alone: the best for them of 1e-3 and 5e-3."""
+"""Learning rate of Adam for the labels alone: the better one of 1e-3 and 5e-3."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Settings:
     data: Literal["digits", "mnist"] = "digits"
     """Images: scikit-learn's 8x8 digits (no download), or MNIST."""
     binarisation: Literal["dynamic", "threshold", "none"] = "dynamic"
-    """Pixels: drawn anew in every batch, cut at 1/2, or grey levels as they are."""
+    """Pixels: resampled in every batch, thresholded at 1/2, or grey levels."""
     labels: int = 50
-    """Number of labelled images, the same of each class."""
+    """Number of labelled images, equally many of each class."""
     splits: int = 5
     """Number of random choices of the labelled images."""
     epochs: int = 600
-    """Passes over the unlabelled images."""
+    """Number of epochs over the unlabelled images."""
     baseline_epochs: int = 1000
-    """Passes of the classifier alone over the labelled images, all in one batch."""
+    """Number of epochs of the classifier alone; all labelled images are one batch."""
     batch_size: int = 200
     """Unlabelled images per batch."""
     z_dim: int = 4
@@ -48,23 +48,23 @@ class Settings:
     activation: Literal["softplus", "tanh", "relu"] = "tanh"
     """Activation of the hidden layers."""
     dropout: Annotated[tuple[float, float], tyro.conf.arg(metavar="FLOAT FLOAT")] = (0.0, 0.0)
-    """Dropout of the classifier's inputs and of its hidden units."""
+    """Dropout rates of the classifier's inputs and hidden units."""
     pretrained: bool = False
-    """Start M2's classifier from the one that the labels alone gave."""
+    """Initialise M2's classifier with the one trained on the labels alone."""
     alpha: float = 1.0
     """Weight of the classification loss (equation 9)."""
     lr: float = 5e-3
-    """Step size of Adam."""
+    """Learning rate of Adam."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto is a GPU if there is one."""
+    """Device; auto is a GPU if there is one."""
     seed: int = 0
-    """Of everything random; split number i uses seed + i."""
+    """Random seed; split number i uses seed + i."""
     out: Path = Path("out/semi_supervised")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
     resume: bool = False
-    """Go on with the run in --out."""
+    """Continue the run in --out."""
     backend: Literal["pyro", "numpyro"] = "pyro"
-    """Which of the two implementations to run."""
+    """Implementation to run."""
 
 
 DEFAULTS = {
@@ -86,7 +86,7 @@ DEFAULTS = {
 
 
 class Backend:
-    """The few calls in which Pyro and NumPyro differ."""
+    """The few calls that differ between Pyro and NumPyro."""
 
     def __init__(self, settings: Settings) -> None:
         self.package: Any
@@ -115,7 +115,7 @@ class Backend:
             self.random.manual_seed(seed)
 
     def make(self, name: str, **arguments: Any) -> Any:
-        """A new model or network with random weights."""
+        """Return a new model or network with random weights."""
         cls = getattr(self.package.models, name)
         if self.key is None:
             return cls(**arguments)
@@ -125,7 +125,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Result:
-    """One trained model: its history, test error in per cent, ELBO on the test set in nats."""
+    """A trained model: history, test error in per cent, ELBO on the test set in nats."""
 
     history: History
     error: float
@@ -161,7 +161,7 @@ def main(settings: Settings) -> None:
 def train_classifier(
     settings: Settings, backend: Backend, images: Splits, y: np.ndarray, split: int
 ) -> Result:
-    """q(y | x) of M2 with the labelled images only."""
+    """Train q(y | x) of M2 on the labelled images only."""
     train, known = images.train, np.flatnonzero(y >= 0)
     backend.seed(settings.seed + split)
     network = classifier(settings, backend, images)
@@ -186,7 +186,7 @@ def train_m2(
     start: Any,
     objective: Any,
 ) -> Result:
-    """M2 with the same labels and all other images of the training set."""
+    """Train M2 on the same labels and all other images of the training set."""
     train = images.train
     backend.seed(settings.seed + split)
     history = backend.package.fit(
@@ -203,7 +203,7 @@ def train_m2(
 
 
 def m2(settings: Settings, backend: Backend, images: Splits, start: Any) -> Any:
-    """A new M2, whose classifier starts as that of the labels alone did, or as a copy of `start`.
+    """Return a new M2; its classifier starts with the weights of the other one, or of `start`.
 
     It is made first, as there.
     """
@@ -235,7 +235,7 @@ def classifier(settings: Settings, backend: Backend, images: Splits) -> Any:
 
 
 def shared(settings: Settings, images: Splits, name: str, split: int) -> dict[str, Any]:
-    """What both fits are told."""
+    """Return the arguments common to both calls of `fit`."""
     return {
         "device": settings.device,
         "seed": settings.seed + split,
@@ -247,12 +247,12 @@ def shared(settings: Settings, images: Splits, name: str, split: int) -> dict[st
 
 
 def error(model: Any, images: Images) -> float:
-    """The fraction of images that are put into a wrong class."""
+    """Return the fraction of images that are classified wrongly."""
     return float(np.mean(as_numpy(model.predict(images.x)) != images.y))
 
 
 def table(settings: Settings, results: dict[str, list[Result]]) -> str:
-    """Mean and standard error over the splits."""
+    """Return a table of means and standard errors over the splits."""
     title = f"{settings.data} ({settings.binarisation}), {settings.labels} labels"
     lines = [
         f"{title}, {settings.splits} split(s), {settings.epochs} epochs, {settings.backend}",
@@ -270,7 +270,7 @@ def table(settings: Settings, results: dict[str, list[Result]]) -> str:
 
 
 def pictures(backend: Backend, test: Images, results: dict[str, list[Result]]) -> dict[str, Figure]:
-    """Training curves, analogies and reconstructions of the first split's M2."""
+    """Draw training curves, analogies and reconstructions of the first split's M2."""
     histories = {name: [run.history for run in runs] for name, runs in results.items()}
     figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.5), layout="constrained")
     plots.curves({"M2": histories["M2"]}, "loss", axes[0])

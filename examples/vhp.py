@@ -1,10 +1,10 @@
 """A learned hierarchical prior against N(0, I), with the same encoder, decoder and schedule.
 
 Klushyn, Chen, Kurle, Cseke & van der Smagt, "Learning hierarchical priors in VAEs", 2019: the VHP
-is trained by GECO with the "rewo" update, the VAE by the ELBO, and by GECO too: so the part of the
-prior is told from that of the training. Pictures show the latent space, and interpolations along
-the graph of the learned prior. The default is a quick run on the handwritten digits that come with
-scikit-learn.
+is trained by GECO with the "rewo" update, the VAE by the ELBO, and by GECO too: this separates the
+effect of the prior from that of the training. Pictures show the latent space, and interpolations
+along the graph of the learned prior. The default is a quick run on the handwritten digits that come
+with scikit-learn.
 """
 
 from collections.abc import Sequence
@@ -30,37 +30,37 @@ from ppl_vae.shared.checks import as_numpy, check_whole, to_mean
 from ppl_vae.shared.interpolation import evenly, path_along_graph
 
 STEPS = 10
-"""Pictures of an interpolation."""
+"""Number of pictures in an interpolation."""
 POINTS = 1000
 """Images, and draws of the prior, in the picture of the latent space."""
 
 
 @dataclass(frozen=True)
 class Settings(DensitySettings):
-    """The flags."""
+    """Command-line flags."""
 
     epochs: int = 150
-    """Passes over the training images."""
+    """Number of epochs."""
     tolerance: float = 18.0
-    """E[-log p(x | z)] that GECO lets the VHP have, in nats per image."""
+    """Tolerance of GECO for the VHP: the largest E[-log p(x | z)], in nats per image."""
     k_prior: int = 8
-    """Draws of zeta for the bound of log p(z)."""
+    """Number of samples of zeta for the bound of log p(z)."""
     beta: float = 0.01
-    """Weight of the KL term at first."""
+    """Initial weight of the KL term."""
     rate: float = 0.02
-    """Step size of the logarithm of that weight."""
+    """Learning rate of the logarithm of that weight."""
     z_dim: int = 8
-    """Size of z; 2 gives a picture of all of it."""
+    """Size of z; with 2, a picture shows the whole latent space."""
     zeta_dim: int = 8
     """Size of zeta."""
     hidden: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (128,)
     """Sizes of the hidden layers of each network."""
     nodes: int = 1000
-    """Draws of the learned prior that make the graph."""
+    """Number of samples of the learned prior that are nodes of the graph."""
     neighbours: int = 18
-    """Nearest neighbours to which each of them is joined."""
+    """Number of nearest neighbours to which each node is joined."""
     out: Path = Path("out/vhp")
-    """Folder for metrics, checkpoints, models and pictures; a run that is there is replaced."""
+    """Folder for metrics, checkpoints, models and pictures; an earlier run in it is replaced."""
 
 
 DEFAULTS = {
@@ -121,7 +121,7 @@ def main(settings: Settings) -> None:
 
 
 def curves(settings: Settings, results: dict[str, Result]) -> Figure:
-    """The loss of both, and of GECO the constraint and beta."""
+    """Draw the losses of both models, and the constraint and beta of GECO."""
     histories = {name: [result.history] for name, result in results.items()}
     figure, axes = plt.subplots(1, 3, figsize=(12.0, 3.5), layout="constrained")
     plots.curves(histories, "loss", axes[0]).set_ylabel("loss (nats per image)")
@@ -134,7 +134,7 @@ def curves(settings: Settings, results: dict[str, Result]) -> Figure:
 
 
 def latents(test: Images, results: dict[str, Result]) -> Figure:
-    """Encodings of test images by class, beside draws of the prior."""
+    """Draw encodings of test images by class, beside samples of the prior."""
     figure, axes = plt.subplots(1, 3, figsize=(14.0, 4.8), layout="constrained")
     for ax, (name, result) in zip(axes, results.items(), strict=True):
         codes, drawn = encode(result.model, test.x), as_numpy(result.model.sample(POINTS)["z"])
@@ -146,7 +146,7 @@ def latents(test: Images, results: dict[str, Result]) -> Figure:
 
 
 def latent_space(ax: Axes, codes: np.ndarray, drawn: np.ndarray, y: np.ndarray) -> None:
-    """z itself if it is flat, else its two first principal components."""
+    """Return z itself if it has two dimensions, else its first two principal components."""
     names = ["$z_1$", "$z_2$"]
     if codes.shape[1] != 2:
         centre = codes.mean(0)
@@ -160,7 +160,7 @@ def latent_space(ax: Axes, codes: np.ndarray, drawn: np.ndarray, y: np.ndarray) 
 
 
 def interpolations(settings: Settings, test: Images, model: Any) -> Figure:
-    """Between images of different classes: along the graph, and along a straight line."""
+    """Interpolate between images of different classes, along the graph and a straight line."""
     prior = model.prior(model.sample(settings.nodes)["zeta"]).mean
     rows, names = [], []
     for first, second in pairs(test):
@@ -175,14 +175,14 @@ def interpolations(settings: Settings, test: Images, model: Any) -> Figure:
 
 
 def pairs(test: Images) -> Sequence[tuple[int, int]]:
-    """The first image of one class and of the next, class by class."""
+    """Return pairs of images: the first of each class, and the first of the next class."""
     first = [int(np.flatnonzero(test.y == label)[0]) for label in np.unique(test.y)]
     return list(zip(first[::2], first[1::2], strict=False))
 
 
 @torch.no_grad()
 def encode(model: Model, x: Any) -> np.ndarray:
-    """The means of q(z | x), of x drawn anew those of its grey levels."""
+    """Return the means of q(z | x); for dynamic binarisation, those of the grey levels."""
     return as_numpy(model.encoder(*model.as_tensors(to_mean(x))).mean)
 
 
