@@ -1,8 +1,8 @@
 """Time and memory of log p(x): importance sampling of 10 000 images, AIS of 100.
 
 The model is Burda's VAE (784-200-200-50, tanh), the data are MNIST's binarised test images.
-Without --model the weights are random; the time does not depend on them. Each contender runs in a process of its
-own, one after the other.
+Without --model the weights are random; the time does not depend on them. Each contender runs in a
+process of its own, one after the other.
 """
 
 import json
