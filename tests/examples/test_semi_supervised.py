@@ -27,8 +27,7 @@ def test_help_in_a_fresh_process() -> None:
         assert flag in text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["pyro", "numpyro"])
+@pytest.mark.parametrize("backend", ["pyro", pytest.param("numpyro", marks=pytest.mark.slow)])
 def test_a_short_run(backend: str, run: Run, tmp_path: Path) -> None:
     if backend == "numpyro":
         pytest.importorskip("numpyro", reason="the NumPyro port is not installed")

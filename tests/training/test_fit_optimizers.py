@@ -116,8 +116,7 @@ def rounded(value: Tensor) -> Tensor:
     return value.bfloat16().float()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_bfloat16_is_of_products_alone(compile: bool) -> None:
     """Factors and result are rounded, and nothing else is."""
     layer, x = nn.Linear(4, 3), torch.randn(5, 4)

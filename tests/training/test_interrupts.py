@@ -61,8 +61,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch, at: int, number: signal.Signals) 
     monkeypatch.setattr(Trainer, "take_step", step)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", RUNS)
 def test_the_run_goes_on_bit_for_bit(
     name: str, compile: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
