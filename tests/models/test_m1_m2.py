@@ -245,7 +245,7 @@ def test_m2_learns_from_features(tmp_path: Path) -> None:
     assert (m2.predict(x).numpy() == classes).mean() > 0.97
     assert mean_loss(m2, x, seed=3) == mean_loss(m2, x.sample(3), seed=3)
     wider = NormalFeatures(x.mean, 2 * x.scale)
-    with pytest.raises(ValueError, match=r"data was .* data is now"):
+    with pytest.raises(ValueError, match=r"data was .* is now"):
         fit(m2, (wider, y), SemiSupervised(1.0), epochs=21, resume=True, **settings)
     fit(m2, (x, y), SemiSupervised(1.0), epochs=21, resume=True, **settings)
     assert fingerprint([x]) != fingerprint([x.mean])

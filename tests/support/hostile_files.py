@@ -81,9 +81,9 @@ MODELS: dict[str, tuple[Callable[[], tuple[Any, Arrays]], str]] = {
     "part-no-class": (lambda: with_arguments(prior={"a": 1}), "'class' and 'arguments'"),
     "part-model": (lambda: with_arguments(encoder=nested(1)), "weights should|encoder should"),
     "part-nested": (lambda: with_arguments(prior=nested(20)), "weights should|prior should"),
-    "part-text": (lambda: with_arguments(encoder=BOMB), "encoder should be .* or None"),
-    "part-list": (lambda: with_arguments(prior=[1]), "prior should be .* or None"),
-    "part-number": (lambda: with_arguments(decoder=5), "decoder should be .* or None"),
+    "part-text": (lambda: with_arguments(encoder=BOMB), "encoder should be a network"),
+    "part-list": (lambda: with_arguments(prior=[1]), "prior should be a network"),
+    "part-number": (lambda: with_arguments(decoder=5), "decoder should be a network"),
     # Arguments of another type, or of an absurd size
     "no-arguments": (lambda: ({"class": "VAE"}, {}), "'class' and 'arguments'"),
     "list-of-arguments": (lambda: ({"class": "VAE", "arguments": [6]}, {}), "'class' and"),
