@@ -1,6 +1,5 @@
 """What objectives and measurements are not for: each refuses it with a sentence."""
 
-import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from bad_measures import MEASURES, NEED_ARVIZ
+from every_measurement import MEASURES, NEED_ARVIZ
 from every_objective import LOSSES, N, Pair, data, every_loss
 from support import CASE, make
 from torch import Tensor
@@ -89,19 +88,6 @@ def test_data_that_are_empty_or_not_numbers_are_refused(name: str) -> None:
             fit(model, wrong, objective, epochs=1, progress=False)
         with pytest.raises(ValueError, match=says):
             mean_loss(model, wrong, objective)
-
-
-@every_loss
-def test_numbers_of_particles_and_plates_are_whole_and_at_least_1(name: str) -> None:
-    make = LOSSES[name].make
-    given = inspect.signature(make.func).bind(*make.args, **make.keywords).arguments
-    for argument in ("k", "m", "max_plate_nesting"):
-        if argument not in inspect.signature(make.func).parameters:
-            continue
-        for value in (0, -1, 1.5, "2", None):
-            says = f"{argument} should be a whole number of at least [12], was {value!r}"
-            with pytest.raises(ValueError, match=says):
-                make.func(**{**given, argument: value})
 
 
 class SharedModel(Model):

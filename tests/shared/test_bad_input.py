@@ -1,21 +1,23 @@
-"""One table of what users hand in by mistake: the error names the argument, and what it was.
+"""Bad input raises one error, which names the argument, what it should be and what it was.
 
-The rows that both backends share are in `bad_input.py`, of the files that it imports.
+The walks and rows that both backends share are in `tests/support/bad_*.py`.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pytest
 import torch
-from bad_calls import Row, X, Y, of_vae, train
-from bad_input import ROWS, needs
+from bad_calls import CASE, Row, X, Y, of_vae, train
+from bad_data import MODELS, assert_data_refused
+from bad_rows import EXTRAS, ROWS
+from bad_values import assert_refused, public
+from cases import Part
 from example_support import EXAMPLES, Run, refused
 from pyro.infer import Trace_ELBO
-from support import CASE, equal, make, weights
+from support import equal, make, weights
 from torch import nn
 
 import ppl_vae.inference
@@ -27,33 +29,38 @@ from ppl_vae.models.networks.layers import Network
 
 
 class Pyro:
-    """Pyro as the table sees it."""
+    """Pyro for the walks and rows."""
 
-    name = "pyro"
     models = ppl_vae.models
     inference = ppl_vae.inference
 
-    def new(self, cls: str, *arguments: Any, **more: Any) -> Any:
-        return getattr(self.models, cls)(*arguments, **more)
+    def call(self, name: str, *arguments: Any, **more: Any) -> Any:
+        room = self.models if hasattr(self.models, name) else self.inference
+        return getattr(room, name)(*arguments, **more)
 
-    def make(self, case: str) -> Any:
-        return make(CASE[case])
+    def part(self, part: Part) -> Any:
+        return part.make(self.models)
 
     def weights(self, model: Any) -> dict[str, np.ndarray]:
         return {name: value.numpy() for name, value in weights(model).items()}
 
-    def drawn(self, method: str, case: str, *arguments: Any, **more: Any) -> Any:
-        return getattr(self.make(case), method)(*arguments, **more)
+    def method(self, method: str, case: str, *arguments: Any, **more: Any) -> Any:
+        return getattr(make(CASE[case]), method)(*arguments, **more)
+
+
+@pytest.mark.parametrize("name", sorted(public(Pyro())))
+def test_every_argument_of_every_signature(name: str) -> None:
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name])
+    assert_refused(Pyro(), name)
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_the_data_of_every_model(case: str) -> None:
+    assert_data_refused(Pyro(), case)
 
 
 OF_PYRO: dict[str, Row] = {
-    "x-tensor-int": (train("vae", torch.as_tensor(X).int()), "x .*floating.*was int32"),
-    "precision": (train("vae", X, precision="fp16"), "precision .*fp32.*bf16.*was 'fp16'"),
-    "compile": (train("vae", X, compile="yes"), "compile .*True, False or 'auto', was 'yes'"),
-    "compile-likelihood": (
-        of_vae("log_likelihood", compile="yes"),
-        "compile .*True, False or 'auto', was 'yes'",
-    ),
     "device-type": (train("vae", X, device=1.5), "device .*auto, cpu or cuda, was 1.5"),
     "objective-of-pyro": (
         of_vae("mean_loss", Trace_ELBO()),
@@ -64,38 +71,22 @@ OF_PYRO: dict[str, Row] = {
 
 @pytest.mark.parametrize("name", [*ROWS, *OF_PYRO])
 def test_one_value_error_that_names_the_argument(name: str) -> None:
-    for package in needs(name):
+    for package in {package for start, package in EXTRAS.items() if name.startswith(start)}:
         pytest.importorskip(package)
     call, words = {**ROWS, **OF_PYRO}[name]
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises(ValueError, match=f"^{words}") as caught:
         call(Pyro())
     assert "\n" not in str(caught.value)
 
 
-def flags_and_networks(room: Any) -> Iterator[str]:
-    """What is annotated as a flag or as networks in the classes of a catalogue."""
-    for name, made in vars(room).items():
-        if isinstance(made, type):
-            for parameter in inspect.signature(made.__init__).parameters.values():
-                asked = parameter.annotation
-                if asked is bool or "nn.modules.module.Module" in str(asked):
-                    yield f"{parameter.name}-{name}"
-
-
-def test_every_flag_and_network_has_a_row() -> None:
-    asked = {*flags_and_networks(ppl_vae.models), *flags_and_networks(ppl_vae.inference)}
-    assert len(asked) > 50
-    assert asked <= {*ROWS}
-
-
 class Callback(Protocol):
-    """What has no class that could be asked for at run time."""
+    """A type that cannot be checked at run time."""
 
     def __call__(self, x: Any) -> Any: ...
 
 
 class Own(Network):
-    """Asks for what the check of networks must not refuse."""
+    """Arguments that the check of networks must not refuse."""
 
     def __init__(
         self,
@@ -108,13 +99,17 @@ class Own(Network):
         super().__init__()
 
 
-def test_a_class_of_your_own_may_ask_for_other_things() -> None:
+def test_a_class_of_your_own_may_have_other_arguments() -> None:
     part = MLP(3, (4,))
     Own(part, part, scale=2, callback=len, stack=nn.ModuleList([part]), unset=part)
     with pytest.raises(ValueError, match=r"unset should be a network \(Module\), was 'a'"):
         Own(unset="a")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"stack .*sequence of networks .Module., was \[.*, 3\]"):
         Own(stack=[part, 3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"stack .*sequence of networks .Module., was 5"):
+        Own(stack=5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"unset should be a network \(Module\), was <class .*MLP"):
+        Own(unset=MLP)  # type: ignore[arg-type]
 
 
 IMAGES = Images(X, Y.astype(np.int64), (2, 3), 3, "toy", "none")
@@ -181,16 +176,15 @@ def test_every_script_has_flags() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("name", FLAGS)
-def test_flags_of_every_script(name: str, script: str, run_example: Run, tmp_path: Path) -> None:
-    flags, message = FLAGS[name]
-    done = run_example(script, *flags.split())
-    refused(done, message)
-    assert done.out == ""
-    assert not [*tmp_path.iterdir()]  # nothing was trained before the flag was looked at
-    if "should" in message or "folder" in name:
-        assert done.err.startswith(f"{script}: error: ")
-        assert done.err.count("\n") == 1
+def test_flags_of_every_script(script: str, run_example: Run, tmp_path: Path) -> None:
+    for name, (flags, message) in FLAGS.items():
+        done = run_example(script, *flags.split())
+        refused(done, message)
+        assert done.out == ""
+        assert not [*tmp_path.iterdir()]  # nothing was trained before the flag was checked
+        if "should" in message or "folder" in name:
+            assert done.err.startswith(f"{script}: error: ")
+            assert done.err.count("\n") == 1
 
 
 def written(path: Path) -> bytes:

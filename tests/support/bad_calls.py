@@ -1,4 +1,4 @@
-"""What the table of bad input is written in: calls of a backend that they do not name."""
+"""Calls with bad input, written without naming a backend."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -15,57 +15,52 @@ NAN = np.where(np.arange(6) == 2, np.nan, X).astype(np.float32)
 
 
 class Backend(Protocol):
-    """What the table asks of a backend."""
+    """The part of a backend that the tests of bad input use."""
 
-    name: str
     models: ModuleType
     inference: ModuleType
 
-    def new(self, cls: str, *arguments: Any, **more: Any) -> Any:
-        """A network or a model of that class."""
+    def call(self, name: str, *arguments: Any, **more: Any) -> Any:
+        """Call a public class or function by its name, with a random key if it takes one."""
 
-    def make(self, case: str) -> Any:
-        """The model of a case."""
+    def part(self, part: Part) -> Any:
+        """Return the instance that a part of the table of cases describes."""
 
     def weights(self, model: Any) -> dict[str, np.ndarray]:
-        """A copy of its weights."""
+        """Return a copy of the model's weights."""
 
-    def drawn(self, method: str, case: str, *arguments: Any, **more: Any) -> Any:
-        """What a method of a case's model gives, with a random key where it needs one."""
+    def method(self, method: str, case: str, *arguments: Any, **more: Any) -> Any:
+        """Call a method of a case's model, with a random key if it needs one."""
 
 
 Call: TypeAlias = Callable[[Backend], Any]
 Row: TypeAlias = tuple[Call, str]
 
 
+def new(name: str, *arguments: Any, **more: Any) -> Call:
+    """A call of a public class or function."""
+    return lambda backend: backend.call(name, *arguments, **more)
+
+
+def of_vae(name: str, *arguments: Any, **settings: Any) -> Call:
+    """A call of a function of the VAE, with these arguments after its data."""
+    return lambda backend: backend.call(
+        name, backend.part(CASE["vae"].model), X, *arguments, **settings
+    )
+
+
 def train(case: str, data: Any, objective: Any = None, **settings: Any) -> Call:
-    """A call of `fit` that must fail before it has changed the model."""
+    """A call of `fit` that must fail before it changes the model."""
 
     def call(backend: Backend) -> None:
-        model = backend.make(case)
+        model = backend.part(CASE[case].model)
         before = backend.weights(model)
         loss = objective.make(backend.inference) if isinstance(objective, Part) else objective
         given = {"epochs": 1, "progress": False, **settings}
         try:
-            backend.inference.fit(model, data, loss, **given)
+            backend.call("fit", model, data, loss, **given)
         finally:
             after = backend.weights(model)
             assert all(np.array_equal(after[name], before[name]) for name in before)
 
     return call
-
-
-def new(cls: str, *arguments: Any, **more: Any) -> Call:
-    return lambda backend: backend.new(cls, *arguments, **more)
-
-
-def loss(cls: str, *arguments: Any, **more: Any) -> Call:
-    """An objective, or another thing of the room of inference, with these arguments."""
-    return lambda backend: getattr(backend.inference, cls)(*arguments, **more)
-
-
-def of_vae(name: str, *arguments: Any, **settings: Any) -> Call:
-    """A call of a measurement of the VAE with these arguments after its data."""
-    return lambda backend: getattr(backend.inference, name)(
-        backend.make("vae"), X, *arguments, **settings
-    )

@@ -1,10 +1,12 @@
-"""The rows of `bad_input.py` in the port, and what only the port is handed."""
+"""The walks and rows of `tests/support/bad_*.py` in the port, and what only the port is handed."""
 
 import inspect
 
 import pytest
 from bad_calls import CASE, X
-from bad_input import ROWS, needs
+from bad_data import MODELS, assert_data_refused
+from bad_rows import EXTRAS, ROWS
+from bad_values import assert_refused, public
 from port_support import key, make_pair
 
 import ppl_vae.numpyro.inference
@@ -13,33 +15,45 @@ from ppl_vae.parity import assert_parity, assert_same_initialisation
 
 
 class Port:
-    """The port as the table sees it."""
+    """The port for the walks and rows."""
 
-    name = "numpyro"
     models = ppl_vae.numpyro.models
     inference = ppl_vae.numpyro.inference
 
-    def new(self, cls, *arguments, **more):
-        made = getattr(self.models, cls)
-        with_key = {"key": key()} if "key" in inspect.signature(made).parameters else {}
-        return made(*arguments, **more, **with_key)
+    def call(self, name, *arguments, **more):
+        room = self.models if hasattr(self.models, name) else self.inference
+        thing = getattr(room, name)
+        with_key = {"key": key()} if "key" in inspect.signature(thing).parameters else {}
+        return thing(*arguments, **more, **with_key)
 
-    def make(self, case):
-        return CASE[case].model.make(self.models, key=key())
+    def part(self, part):
+        return part.make(self.models, key=key())
 
     def weights(self, model):
         return model.state_dict()
 
-    def drawn(self, method, case, *arguments, **more):
-        return getattr(self.make(case), method)(*arguments, key=key(), **more)
+    def method(self, method, case, *arguments, **more):
+        return getattr(self.part(CASE[case].model), method)(*arguments, key=key(), **more)
+
+
+@pytest.mark.parametrize("name", sorted(public(Port())))
+def test_every_argument_of_every_signature(name):
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name])
+    assert_refused(Port(), name)
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_the_data_of_every_model(case):
+    assert_data_refused(Port(), case)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_one_value_error_that_names_the_argument(name):
-    for package in needs(name):
+    for package in {package for start, package in EXTRAS.items() if name.startswith(start)}:
         pytest.importorskip(package)
     call, words = ROWS[name]
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises(ValueError, match=f"^{words}") as caught:
         call(Port())
     assert "\n" not in str(caught.value)
 
