@@ -69,7 +69,7 @@ class LadderVAE(Model):
         check_layers(z_dims, hidden)
         self.x_dim, self.n_layers = x_dim, len(z_dims)
         self.prior = prior or StandardNormal(z_dims[-1])
-        self.encoders = nn.ModuleList()  # n_1, n_2, ..., each on a trunk of its own
+        self.encoders = nn.ModuleList()  # n_1, n_2, ..., each with its own trunk
         d_dim = x_dim
         for z_dim, sizes in zip(z_dims, hidden, strict=True):
             self.encoders.append(DiagNormalNet(d_dim, z_dim, sizes, activation, batch_norm))

@@ -42,7 +42,7 @@ class LadderVAE(Model):
         self.x_dim, self.n_layers = x_dim, len(z_dims)
         for_decoder, *keys = jax.random.split(key, 2 * len(z_dims))
         self.prior = prior or StandardNormal(z_dims[-1])
-        encoders = []  # n_1, n_2, ..., each on a trunk of its own
+        encoders = []  # n_1, n_2, ..., each with its own trunk
         d_dim = x_dim
         for z_dim, sizes in zip(z_dims, hidden, strict=True):
             encoders.append(

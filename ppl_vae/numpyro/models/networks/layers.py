@@ -83,9 +83,9 @@ class Linear(eqx.Module):
 
     def __call__(self, *inputs: Array) -> Array:
         (x,) = inputs
-        return self._shifted(x @ self.weight.T)
+        return self._plus_bias(x @ self.weight.T)
 
-    def _shifted(self, value: Array) -> Array:
+    def _plus_bias(self, value: Array) -> Array:
         return value if self.bias is None else value + self.bias
 
 
@@ -103,7 +103,7 @@ class ConcatLinear(Linear):
 
     def __call__(self, *inputs: Array) -> Array:
         (first, weight), *others = zip(inputs, self._split(), strict=True)
-        out = self._shifted(first @ weight.T)
+        out = self._plus_bias(first @ weight.T)
         for value, weight in others:
             out = out + value @ weight.T
         return out
