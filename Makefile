@@ -16,7 +16,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PINNED := $(shell grep '^torch==' constraints.txt)
 SPEC := pyproject.toml constraints.txt
 # One thread per process: two busy processes with two OpenMP threads each slow one another down.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Each begins with half of the files, so that what the tests of a file share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 OLDEST := $(VENV)-oldest
 OLDEST_TESTS := $(addprefix tests/,data models/test_models.py house/test_import.py house/test_plots.py \
