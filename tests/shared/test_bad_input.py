@@ -5,6 +5,7 @@ The walks and rows that both backends share are in `tests/support/bad_*.py`.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,6 +54,27 @@ def test_every_argument_of_every_signature(name: str) -> None:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
     assert_refused(Pyro(), name)
+
+
+def test_the_walk_leaves_out_bases_results_and_distributions() -> None:
+    walked = public(Pyro())
+    assert {*ppl_vae.models.__all__} - {*walked} == {
+        *("ClassifierMixin", "ConditionalModel", "Model", "Network", "RankOneNormal")
+    }
+    assert {*ppl_vae.inference.__all__} - {*walked} == {
+        *("BDMC", "Estimate", "Gaps", "History", "Objective", "Schedule")
+    }
+
+
+class Unchecked:
+    def __init__(self, x_dim: int = 3) -> None: ...
+
+
+def test_the_walk_finds_a_missing_check() -> None:
+    backend = Pyro()
+    backend.models = SimpleNamespace(__all__=["Unchecked"], Unchecked=Unchecked)  # type: ignore[assignment]
+    with pytest.raises(AssertionError, match=r"Unchecked\.x_dim accepted 0"):
+        assert_refused(backend, "Unchecked")
 
 
 @pytest.mark.parametrize("case", MODELS)

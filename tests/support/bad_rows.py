@@ -92,6 +92,10 @@ OBJECTIVES: dict[str, Row] = {
     "rws-1": (new("RWS", 1), "k should be at least 2 with wake_phi, was 1.*use WakeSleep"),
     "tolerance": (new("GECO", float("inf")), "tolerance should be a finite number, was inf"),
     "geco-inner": (new("GECO", 1.0, inner="zeta"), "inner should be .*names.*was 'zeta'"),
+    "labelled_fraction": (
+        new("SemiSupervised", labelled_fraction=2),
+        r"labelled_fraction .*\[0, 1\], was 2",
+    ),
     "lagging-itself": (
         lambda b: b.call("Lagging", b.inference.SemiSupervised()),
         r"objective should be .*such as ELBO\(\), was SemiSupervised",
