@@ -108,6 +108,7 @@ def test_a_smaller_last_part_has_a_graph_of_its_own(recorded: list[Any]) -> None
     assert len({graph.code for graph in recorded}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_moves_of_chains(name: str, recorded: list[Any]) -> None:
     program, _, rows = EXACT[name]
@@ -118,6 +119,7 @@ def test_moves_of_chains(name: str, recorded: list[Any]) -> None:
     assert len(recorded) == 1  # of all temperatures and step sizes
 
 
+@pytest.mark.slow
 def test_moves_of_a_smaller_last_batch(recorded: list[Any]) -> None:
     model, x = exact.conjugate(exact=False), exact.data()
     settings = {**AIS, "leapfrog_steps": 2, "batch_size": 3}

@@ -48,6 +48,7 @@ def test_they_are_for_a_pair_too_whatever_its_guide() -> None:
     assert_unbiased_weights(estimate, exact.log_evidence(model, x).detach(), precision=0.03)
 
 
+@pytest.mark.slow
 def test_with_many_temperatures_few_chains_are_enough() -> None:
     model, x = exact.conjugate(exact=False), exact.data()
     truth = exact.log_evidence(model, x).detach().numpy()

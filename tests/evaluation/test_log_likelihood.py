@@ -198,6 +198,7 @@ def test_defaults_of_each_method() -> None:
     assert effort_of("ais", **{**nothing, **own}) == Annealing(2, 3, 4, 5)
 
 
+@pytest.mark.slow
 def test_the_port_agrees() -> None:
     pytest.importorskip("numpyro", reason="the NumPyro port is not installed")
     from port_support import jax

@@ -50,6 +50,7 @@ def test_help_in_a_fresh_process() -> None:
         assert flag in text
 
 
+@pytest.mark.slow
 def test_a_short_run(run: Run, tmp_path: Path) -> None:
     done = run("--joint-epochs", "1")
     assert done.status == 0, done.err

@@ -315,6 +315,7 @@ def test_wrong_sizes_are_named() -> None:
         CVAE(X_DIM, C_DIM, Z_DIM, ())
 
 
+@pytest.mark.slow
 def test_the_port_draws_for_given_conditions_and_shares_networks() -> None:
     port_support = pytest.importorskip("port_support")
     model, port = port_support.make_pair(CASE["cvae-baseline"].model)

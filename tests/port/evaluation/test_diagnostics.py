@@ -85,6 +85,7 @@ def test_active_units_and_closed_forms_are_the_same(name):
     np.testing.assert_allclose(kls[1][closed], kls[0][closed], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_results_are_those_of_pyro_and_in_its_order():
     model, port = both(CASE["vae"].model)
     x = CASE["vae"].inputs(0)
@@ -151,6 +152,7 @@ def test_each_batch_has_draws_of_its_own():
     assert np.abs(first - second).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_ranks_of_exact_and_narrow_guides():
     _, port, _ = conjugate()
     assert not calibration(port, 1000).uneven()["z"].any()

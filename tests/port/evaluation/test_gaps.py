@@ -49,6 +49,7 @@ def port_of(model):
     return port.with_weights(model.state_dict())
 
 
+@pytest.mark.slow
 def test_gaps_of_a_linear_gaussian_pair():
     model, x = correlated(), exact.data()
     found = gaps(port_of(model), x.numpy(), ("full", "gaussian"), **FAST)

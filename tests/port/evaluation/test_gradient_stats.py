@@ -22,6 +22,7 @@ def pair():
     return port.with_weights(weights), x.float().numpy(), dict(zip(names, grads, strict=True))
 
 
+@pytest.mark.slow
 def test_the_elbo_is_unbiased_and_another_bound_is_not():
     model, x, truth = pair()
     fair = gradient_stats(ELBO(8), model, x, 500, truth=truth)

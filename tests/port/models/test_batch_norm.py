@@ -209,6 +209,7 @@ def test_gradients_by_paths_move_them_once_as_pyros_do(monkeypatch, name, argume
         assert all(np.array_equal(still[n]["value"], held["value"]) for n, held in state.items())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_bits(tmp_path):
     _, port = make_pair(CLASSIFIER)
     settings = {"batch_size": 8, "lr": 1e-2, **QUIET}

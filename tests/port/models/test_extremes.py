@@ -78,6 +78,7 @@ def settings_of(row):
     return {"labelled_first": 1} if LOSSES[row].labels else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @examples(8)
 @given(st.data())

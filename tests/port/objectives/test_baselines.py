@@ -379,6 +379,7 @@ def test_free_bits_that_cannot_be_told_apart():
         objective.differentiable_loss(program, program, jnp.zeros(3), key=key())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3])
 def test_free_bits_of_places_in_an_inner_plate(k):
     loc = jnp.array([[0.1, 2.0, 0.3], [1.5, 0.2, 0.1]])

@@ -103,6 +103,7 @@ def kind_of(name):
     return "number" if name == "ELBO-closed-kl" else LOSSES[name].kinds[-1]
 
 
+@pytest.mark.slow
 @every_loss
 def test_inner_plates_masks_and_scales_are_as_in_pyro(name):
     loss = LOSSES[name]

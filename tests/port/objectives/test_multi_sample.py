@@ -151,6 +151,7 @@ def test_the_score_function_of_the_chi_bound():
     assert (abs(expected) > 8 * grads.std(0) / repeats**0.5).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective", [IWAE(1), MIWAE(1, 1), CIWAE(0.3, 1), Renyi(0.5, 1), Renyi(float("-inf"), 1)]
 )

@@ -153,6 +153,7 @@ class Unreparametrised(dist.Normal):
     reparametrized_params = ()
 
 
+@pytest.mark.slow
 def test_the_score_function_of_a_continuous_site():
     def model(x):
         with numpyro.plate("data", 1):

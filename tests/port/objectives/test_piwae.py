@@ -89,6 +89,7 @@ def test_in_every_draw_it_is_iwae_for_the_model_and_miwae_for_the_guide():
             assert abs(ours[name] - one[name]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_svi_trains_both_programs():
     x = jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0**0.5, size=200), jnp.float32)
 

@@ -95,6 +95,7 @@ def test_what_only_the_port_is_handed(name):
         call()
 
 
+@pytest.mark.slow
 def test_the_largest_seed_has_another_one_after_it():
     found = ppl_vae.numpyro.inference.calibration(PORT, 100, k=99, seed=2**32 - 1)
     assert found.n == 100

@@ -163,6 +163,7 @@ def test_a_resumed_run_is_the_run(tmp_path, series, recorded):
     assert groups.count("model") == 2 * 2
 
 
+@pytest.mark.slow
 def test_the_objective_inside_does_the_rest(recorded, series):
     series += [0.0, 1.0]
     _, port = make_pair(CASE["vae"].model)
@@ -175,6 +176,7 @@ def test_the_objective_inside_does_the_rest(recorded, series):
     assert objective.group_of(f"{NETWORK}baseline.value.bias") == "guide"
 
 
+@pytest.mark.slow
 def test_numpyros_own_elbo(recorded, series):
     series += [0.0, 1.0]
     _, port = make_pair(CASE["vae"].model)
