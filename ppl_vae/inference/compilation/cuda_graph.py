@@ -11,18 +11,18 @@ WARM_UP = 3
 """Runs before the capture, in which libraries allocate their workspaces."""
 
 
-def as_cuda_graph(run: Function, held: Sequence[Tensor], batch: Sequence[Tensor]) -> Function:
-    """Capture `run(*held, *batch)` as a CUDA graph and return it as a function of the batch.
+def as_cuda_graph(run: Function, fixed: Sequence[Tensor], batch: Sequence[Tensor]) -> Function:
+    """Capture `run(*fixed, *batch)` as a CUDA graph and return it as a function of the batch.
 
     The tensors that `run` changes and the state of torch's generator are restored after warm-up
     and capture. Every replay draws new random numbers from torch's generator.
 
     Args:
         run: A function of CUDA tensors that changes some of them in place and returns one.
-        held: Arguments that remain the same tensors.
+        fixed: Arguments that remain the same tensors.
         batch: The other arguments, an example; every replay copies its arguments to them.
     """
-    inputs = [*held, *batch]
+    inputs = [*fixed, *batch]
     device = inputs[-1].device
     before, random = [tensor.clone() for tensor in inputs], torch.cuda.get_rng_state(device)
     side = torch.cuda.Stream(device)

@@ -52,10 +52,10 @@ def _replace(graph: fx.Graph, node: fx.Node) -> None:
     with graph.inserting_before(node):
 
         def call(function: Any, *arguments: Any, **options: Any) -> fx.Node:
-            made = graph.call_function(function, arguments, options)
+            result = graph.call_function(function, arguments, options)
             values = fx.node.map_arg(arguments, _value)
-            made.meta["val"] = function(*values, **options)
-            return made
+            result.meta["val"] = function(*values, **options)
+            return result
 
         matrix = _value(right)
         if not matrix.is_contiguous() and not matrix.t().is_contiguous():

@@ -11,6 +11,7 @@ Not detected:
     Changes of global variables of installed packages.
     NumPy arrays of 1 MB or more that change in place.
     Changes inside of lists, dictionaries and other containers of 1000 items or more.
+    Changes more than 8 objects deep.
     A method that is replaced on an instance, and other new attributes.
 """
 
@@ -61,8 +62,8 @@ class Watched(NamedTuple):
 class StateGuard:
     """A record of the Python state of objects, which detects changes of it.
 
-    Values are compared by identity. NumPy arrays, random number generators and scalar tensors,
-    which a capture reads as numbers, are compared by content, as they change in place.
+    Numbers and texts are compared by value, NumPy arrays, random number generators and scalar
+    tensors by content (they change in place), other objects by identity.
 
     Args:
         objects: Modules and other objects. Replacing one counts as a change.

@@ -129,9 +129,9 @@ class Processes:
         state: dict[str, Tensor] = {}
         for weight, term, rows in objective.sums(*batch):
             shard = self.shard(len(rows[0]))
-            own = [part[shard.start : shard.stop] for part in rows]
+            shard_rows = [part[shard.start : shard.stop] for part in rows]
             with shared_draws(shard) as sites:
-                loss, state = term.loss_and_state(model, guide, *own)
+                loss, state = term.loss_and_state(model, guide, *shard_rows)
             self.independent_draws |= sites.independent_draws
             total = total + weight * shard.weight * loss
         return total, state

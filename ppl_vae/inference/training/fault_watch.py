@@ -18,7 +18,7 @@ CHECK_EVERY_ELSEWHERE = 50
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What is needed to repeat a step and to say where it was.
+    """A record of a step, with which it can be repeated and located.
 
     Attributes:
         index: The batch's indices in the data set.

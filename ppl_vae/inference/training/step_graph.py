@@ -33,7 +33,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """What a step does with its gradients.
+    """The rule by which a step updates parameters from gradients.
 
     Attributes:
         clip_norm: Maximum norm of the gradient, or None.
@@ -69,7 +69,7 @@ class StepGraph:
         modules: The parameters and buffers of the modules.
         parameters: All parameters by name.
         trained: Names of the parameters that are updated.
-        rule: What the step does with its gradients.
+        rule: The update rule.
         carried: The other tensors that the step changes.
         batch: An example of a batch.
         epoch: The present epoch.
@@ -101,13 +101,13 @@ class StepGraph:
         self.epoch, self.lrs = inputs.epoch, inputs.lrs
         flat, self.spec = tree_flatten(inputs)
         detached = [tensor.detach() for tensor in flat]
-        held, example = detached[: -len(batch)], detached[-len(batch) :]
+        fixed, example = detached[: -len(batch)], detached[-len(batch) :]
         self.guard = StateGuard([*modules.parts, loss.objective], modules.tensors)
         run = compile_graph(capture(self._step, flat, self.guard), flat)
-        self.run: Function = partial(run, *held)
+        self.run: Function = partial(run, *fixed)
         if loss.model.device.type == "cuda" and not loss.processes.is_distributed:
             with matmul_precision(loss.precision):
-                self.run = as_cuda_graph(run, held, example)
+                self.run = as_cuda_graph(run, fixed, example)
 
     def __call__(self, batch: Sequence[Tensor], epoch: int) -> Tensor:
         """Take a step and return the loss before it."""
@@ -154,7 +154,7 @@ class StepGraph:
         )
 
     def _step(self, *flat: Tensor) -> Tensor:
-        """The captured program: reads its inputs alone, and writes changes to them."""
+        """Run the program to capture, which reads its inputs only and writes changes to them."""
         inputs: _Inputs = tree_unflatten(list(flat), self.spec)
         data: Sequence[Tensor] = inputs.batch
         if self.loss.batches is not None:
