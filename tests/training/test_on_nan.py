@@ -145,7 +145,7 @@ def test_skip_stops_where_nothing_is_left(mark: int, compile: bool, tmp_path: Pa
     before = weights(model)
     with pytest.raises(FloatingPointError) as error:
         run(x, model, on_nan="skip", compile=compile, out=tmp_path)
-    says = "every step of epoch 1 was skipped; of the first, " + WORDS[mark].format(1)
+    says = "every batch of epoch 1 had a skipped step; the first fault: " + WORDS[mark].format(1)
     assert re.match(says, str(error.value))
     path = tmp_path / "fault.safetensors"
     assert str(error.value).endswith(f"The batch is in {str(path)!r}")
@@ -162,7 +162,7 @@ def test_skip_stops_in_the_epoch_of_which_nothing_is_left(tmp_path: Path) -> Non
         model.w.data.fill_(torch.nan)
         return {}
 
-    words = r"every step of epoch 2 was .*, was nan at epoch 2, batch 1 of 6; .* 'x', whose loc"
+    words = r"every batch of epoch 2 had .*, was nan at epoch 2, batch 1 of 6; .* 'x', whose loc"
     with pytest.raises(FloatingPointError, match=words):
         run(data(0), on_nan="skip", validation=spoil, out=tmp_path)
 

@@ -49,8 +49,8 @@ def of_parameter(name: str, kind: str) -> str:
 
 
 def nothing_left(epoch: int, first: str) -> str:
-    """What `on_nan="skip"` says where no step of an epoch was taken, of which `first` is one."""
-    return f"every step of epoch {epoch} was skipped; of the first, {first}"
+    """Return the message of `on_nan="skip"` when every batch of an epoch had a fault."""
+    return f"every batch of epoch {epoch} had a skipped step; the first fault: {first}"
 
 
 def save_batch(out: Path | None, fault: str, indices: Any, batch: Sequence[Any]) -> str:

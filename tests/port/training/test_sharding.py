@@ -42,6 +42,7 @@ def test_the_run_is_the_same(found, case):
     assert found["differences"]["moved"] > 1e-2
 
 
+@pytest.mark.slow
 def test_the_checkpoint_knows_no_mesh(found):
     assert found["same checkpoint"] is True
 

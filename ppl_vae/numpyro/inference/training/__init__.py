@@ -1,1 +1,1 @@
-"""Training: `fit` and the compiled epochs it runs."""
+"""Training: `fit` and its compiled epochs."""

@@ -1,4 +1,4 @@
-"""An epoch of `fit` under a policy for faults, as `ppl_vae.inference.training.epochs`."""
+"""See `ppl_vae.inference.training.epochs`."""
 
 import logging
 from pathlib import Path
@@ -11,16 +11,16 @@ log = logging.getLogger(__name__)
 
 
 def train(trainer: Trainer, epoch: int, folder: Path | None, seed: int) -> dict[str, float]:
-    """Takes the steps of an epoch; what there is to report of them, see `Trainer.epoch`.
+    """Train for an epoch under the policy of `on_nan`; return the row of `Trainer.epoch`.
 
     Args:
-        trainer: The run.
-        epoch: The number of the epoch, from 1.
-        folder: Where a batch at fault is kept, if there is one.
-        seed: Of the run.
+        trainer: The state of the run.
+        epoch: Epoch number, from 1.
+        folder: Folder of the run, where the batch of a fault is saved; or None.
+        seed: Random seed of the run.
 
     Raises:
-        FloatingPointError: there was a fault, and nothing is left to try.
+        FloatingPointError: There was a fault, and the policy is exhausted.
     """
     restores = trainer.on_nan == "restore"
     before = trainer.place.here(trainer.kept) if restores else None
@@ -38,6 +38,6 @@ def train(trainer: Trainer, epoch: int, folder: Path | None, seed: int) -> dict[
 
 
 def interruption_message(epoch: int, folder: Path | None) -> str:
-    """What is said where the run was asked to stop."""
+    """Return the line to print when the run was asked to stop."""
     kept = f"resume=True (--resume) goes on from {str(folder)!r}"
     return f"stopped after epoch {epoch}; {'nothing was kept' if folder is None else kept}"

@@ -1,4 +1,4 @@
-"""Finding what is at fault, as `ppl_vae.inference.training.faults`."""
+"""See `ppl_vae.inference.training.faults`."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,12 +17,7 @@ from ppl_vae.shared.training.faults import describe, of_parameter, of_site
 
 
 class Fault(FloatingPointError):
-    """A loss or a gradient that is not finite.
-
-    Attributes:
-        indices: The places of the batch's data in the data set.
-        batch: The batch.
-    """
+    """See `ppl_vae.inference.training.faults.Fault`."""
 
     def __init__(self, message: str, indices: Array, batch: tuple[Array, ...]) -> None:
         super().__init__(message)
@@ -31,7 +26,7 @@ class Fault(FloatingPointError):
 
 
 def check_finite_parameters(parameters: Mapping[str, Array]) -> None:
-    """Raises a ValueError that names a parameter which holds NaN or infinity."""
+    """See `ppl_vae.inference.training.faults.check_finite_parameters`."""
     for name, value in parameters.items():
         if not bool(jnp.isfinite(value).all()):
             raise ValueError(f"parameter {name!r} should be finite, held NaN or infinity")
@@ -40,11 +35,7 @@ def check_finite_parameters(parameters: Mapping[str, Array]) -> None:
 def check_gradients(
     loss: Callable[..., Array], parameters: Mapping[str, Array], *inputs: Any
 ) -> None:
-    """Before the first step: every parameter will receive a gradient of loss(parameters, *inputs).
-
-    Raises:
-        ValueError: some will receive none, so that they would never be trained.
-    """
+    """See `ppl_vae.inference.training.faults.check_gradients`."""
     found = depended_on(loss, parameters, *inputs)
     absent = [name for name in sorted(parameters) if name not in found]
     if absent:
@@ -57,10 +48,10 @@ def check_gradients(
 def depended_on(
     number: Callable[..., Array], parameters: Mapping[str, Array], *inputs: Any
 ) -> list[str]:
-    """Names of the parameters that number(parameters, *inputs) depends on.
+    """Return the names of the parameters that number(parameters, *inputs) depends on.
 
-    Of the others the gradient is zeros in JAX, like that of one that happens to be flat; what tells
-    them apart is that these zeros are computed from nothing.
+    In JAX the gradient of the others is zero, as it may be by chance for a parameter that is used.
+    The two are told apart by the gradient's jaxpr: for the others it does not depend on any input.
     """
     jaxpr = jax.make_jaxpr(jax.grad(number))(parameters, *inputs).jaxpr
     computed = set(jaxpr.invars)
@@ -75,7 +66,7 @@ def depended_on(
 
 
 def warn_of_zeros(moved: Mapping[str, Array]) -> None:
-    """After the first epoch, of `StepStatus`: which gradients were zero in every batch."""
+    """Warn of parameters whose gradient was zero in every batch of the first epoch."""
     zero = [name for name, was_moved in moved.items() if not bool(was_moved)]
     if zero:
         warnings.warn(
@@ -83,16 +74,16 @@ def warn_of_zeros(moved: Mapping[str, Array]) -> None:
         )
 
 
-def found(
+def diagnose(
     loss: float, loss_of: Callable[[Any], Array], parameters: Mapping[str, Array], where: str
 ) -> str:
-    """What is wrong with a step, which is run again with the same draws, and not compiled.
+    """Describe the fault of a step by running it again with the same draws, uncompiled.
 
     Args:
-        loss: The loss.
-        loss_of: Gives it again, of the parameters that were stepped.
-        parameters: These.
-        where: The epoch and the batch.
+        loss: The loss of the step.
+        loss_of: The loss as a function of the parameters of the step.
+        parameters: The parameters of the step.
+        where: The epoch and the batch, in words.
     """
     # NumPyro's own checks would raise at the first NaN and name neither site nor parameter.
     with numpyro.validation_enabled(False):
@@ -105,7 +96,6 @@ def found(
 
 
 def _first_gradient(loss_of: Callable[[Any], Array], parameters: Mapping[str, Array]) -> str | None:
-    """The first parameter whose gradient is not finite."""
     for name, gradient in jax.grad(loss_of)(dict(parameters)).items():
         kind = _kind_of_fault(gradient)
         if kind is not None:
@@ -120,8 +110,6 @@ def _kind_of_fault(value: Any) -> str | None:
 
 
 class _Tap(Messenger):  # type: ignore[misc]
-    """Looks at every sample site of whatever runs inside."""
-
     def __init__(self) -> None:
         super().__init__()
         self.fault: str | None = None

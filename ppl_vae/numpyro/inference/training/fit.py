@@ -1,4 +1,4 @@
-"""Training of a model/guide pair, as `ppl_vae.inference.fit`: one compiled program per epoch."""
+"""See `ppl_vae.inference.training.fit`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -52,55 +52,18 @@ def fit(
     label: str | None = None,
     progress: bool = True,
 ) -> History:
-    """Trains every parameter of `model`; the trained model is `fit(model, ...).model`.
+    """See `ppl_vae.inference.fit`. Each epoch is one compiled program.
 
-    As `ppl_vae.inference.fit`, but the given model stays as it is, and so do networks of the
-    objective, whose trained weights are in the checkpoint alone.
-    Equal arguments give equal weights, bit for bit on one machine's CPU, whether the run was
-    interrupted and resumed or not. Ctrl-C and SIGTERM end the run after the epoch that is under
-    way, with a checkpoint; a second one ends it at once.
+    The given model and the networks of the objective stay as they are: the trained model is
+    `fit(model, ...).model`, and trained networks are in `History.objective` and the checkpoint.
+    Ctrl-C and SIGTERM take effect after the current epoch. With `on_nan="skip"`, a skipped step
+    also ends its turn (see `Turn`).
 
     Args:
-        model: The pair.
-        data: The argument of `model.model`, or a tuple of its arguments: arrays of any kind or
-            what is drawn anew for each batch (`ppl_vae.data.Dynamic` pixels, `NormalFeatures`),
-            with a first dimension of one length.
-        objective: A ppl_vae.numpyro objective or a `numpyro.infer.ELBO`; by default `ELBO()`.
-        epochs: Number of epochs, those before a resume included.
-        batch_size: Data per batch; the last batch of an epoch may be smaller.
-        lr: The step size, or a schedule of it: `ExponentialDecay(1e-3, 1e-4, epochs)`.
-        optimizer: What a step does with its gradients: `Adam()`, `AdamW()`, `Adamax()` or `SGD()`
-            of `ppl_vae.shared.training.optimizers`.
-        clip_norm: The largest norm of a step's gradient, of all parameters that are stepped in one;
-            a larger gradient is scaled down to it.
-        on_nan: What is done where a loss or a gradient is not finite. "stop" raises. "skip" goes on
-            without that step (and without what is left of its turn, see `Turn`), reports their
-            number as "skipped", and raises if no batch of an epoch was left. "restore" warns and
-            begins the epoch again, from the state before it and with other random numbers; after
-            three times in one epoch it raises.
-        device: "auto" (what jax prefers), "cpu", "cuda" or a jax.Device.
-        mesh: Devices that share the work, in the place of `device`: a mesh with one axis, by which
-            every batch is cut into equal parts. Weights and data lie on each device. What is
-            computed is the same but for rounding. A last batch that cannot be cut is not shared.
-        seed: Of everything random: order of the data, pixels, draws. Not of the initial weights,
-            which the model got when it was made.
-        validation: Called with the model after every epoch, gives names and numbers to report; or
-            data like `data`, whose loss is reported as "validation_loss".
-        out: Folder for metrics.csv and a checkpoint per epoch, made if need be. Without `resume`, a
-            run that is there is replaced.
-        resume: Go on from the checkpoint in `out`, if there is one.
-        label: What the progress bar is called; by default the model's class.
-        progress: Whether to show progress.
-
-    Returns:
-        The trained model, and of every epoch the loss, what the objective reports, and the
-        validation.
-
-    Raises:
-        ValueError: an argument is not what it should be, or a parameter receives no gradient.
-        FloatingPointError: a loss or a gradient became NaN or infinite; the last checkpoint stays,
-            and the batch is in fault.safetensors beside it.
-        SystemExit: SIGTERM or Ctrl-C ended the run; KeyboardInterrupt in an interactive session.
+        device: "auto" (the default of jax), "cpu", "cuda" or a jax.Device.
+        mesh: Devices that share each batch, in place of `device`: a mesh with one axis. Weights and
+            data are replicated, and every batch is split into equal parts; a last batch that cannot
+            be split is computed whole on every device. Results are the same up to rounding.
     """
     check_run(epochs=epochs, batch_size=batch_size, seed=seed, resume=resume, progress=progress)
     stepping = Stepping(lr, optimizer, clip_norm, on_nan)
@@ -137,7 +100,6 @@ def fit(
 
 
 def _begin(trainer: Trainer, checkpoint: Checkpoint | None, folder: Path | None) -> Metrics:
-    """The rows of a run, which begins, or goes on where the checkpoint was made."""
     mine = folder if trainer.place.writes else None
     if checkpoint is None:
         remove(mine)
@@ -154,7 +116,6 @@ def _as_objective(objective: NumPyroELBO | None) -> Objective:
 
 
 def _validate(model: Model, objective: Objective, validation: Any) -> dict[str, float]:
-    """The numbers to report after an epoch; draws are the same after every epoch."""
     if validation is None:
         return {}
     if not callable(validation):

@@ -1,4 +1,4 @@
-"""Aggressive training of the guide, as `ppl_vae.inference.training.lagging`."""
+"""See `ppl_vae.inference.training.lagging`."""
 
 import copy
 import math
@@ -32,23 +32,7 @@ OF_GUIDE, OF_MODEL = "guide", "model"
 
 
 class Lagging(Objective):
-    """An objective by which the guide is trained aggressively, as `ppl_vae.inference.Lagging`.
-
-    Args:
-        objective: What is minimised: a ppl_vae.numpyro objective or a `numpyro.infer.ELBO`; by
-            default `ELBO()`.
-        max_steps: The largest number of steps of the guide for a batch.
-        window: Number of steps whose losses are averaged, at most half of `max_steps`.
-        patience: Number of epochs without a climb that end the phase (the authors' code: 1 for
-            text, 5 for images).
-        subset: Number of data of which I(x; z) is measured, the first ones; it is at most the log
-            of that number.
-
-    Raises:
-        ValueError: an argument is not such; (when used) the guide has no parameters of its own, the
-            prior depends on the datum or what else `elbo_surgery` refuses, or it is used in
-            NumPyro's SVI, which steps all parameters together.
-    """
+    """See `ppl_vae.inference.Lagging`; cannot be used with NumPyro's SVI."""
 
     def __init__(
         self,
@@ -78,7 +62,7 @@ class Lagging(Objective):
         prepared = self._around(self.objective.prepare(model, *data))
         some = self._some(data)
         prepared.of_guide = tuple(guide_parameters(model, *some, nesting=self.max_plate_nesting))
-        self._mutual_information(model, some)  # refused before training, or never
+        self._mutual_information(model, some)  # fail before training, if at all
         return prepared
 
     def group_of(self, parameter: str) -> str:
@@ -120,7 +104,6 @@ class Lagging(Objective):
         return self._around(self.objective.with_network_weights(weights))
 
     def state(self) -> dict[str, Array]:
-        """The objective's, how many epochs without a climb end the phase, and the largest I."""
         numbers = {"lagging": float(self.patience), "mutual_information": -math.inf}
         own = {name: jnp.asarray(value) for name, value in numbers.items()}
         return {**self.objective.state(), **own}
@@ -161,16 +144,7 @@ class Lagging(Objective):
 
 
 def guide_parameters(model: Model, *data: Any, nesting: int = 1) -> list[str]:
-    """Names of the parameters that log q(z | x) depends on and log p(x, z) does not.
-
-    Args:
-        model: The pair.
-        data: Some data, the arguments of `model.model`.
-        nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """See `ppl_vae.inference.training.lagging.guide_parameters`."""
     named = parameters(model)
     weight = next(iter(named.values()))
     batches = Batches(sample_once(data, 0), next(iter(weight.devices())), weight.dtype)
@@ -195,9 +169,9 @@ def _sum(sites: Iterable[Site]) -> Array:
 
 
 class _Cut(Messenger):  # type: ignore[misc]
-    """Draws do not depend on the parameters that they were drawn by."""
+    """Stop the gradient from draws to the parameters of their distributions."""
 
     def postprocess_message(self, msg: Any) -> None:
         if msg["type"] == "sample" and not msg["is_observed"]:
             msg["value"] = lax.stop_gradient(msg["value"])
-            msg["intermediates"] = []  # which lead back to the parameters
+            msg["intermediates"] = []  # they hold the value with its gradient

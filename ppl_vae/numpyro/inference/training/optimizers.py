@@ -1,4 +1,4 @@
-"""The update rules of `ppl_vae.shared.training.optimizers` in optax."""
+"""See `ppl_vae.inference.training.optimizers`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,13 +9,7 @@ import optax
 from jax import Array
 
 from ppl_vae.shared.training import stepping
-from ppl_vae.shared.training.optimizers import (
-    SGD,
-    Adam,
-    Adamax,
-    AdamW,
-    Optimizer,
-)
+from ppl_vae.shared.training.optimizers import SGD, Adam, Adamax, AdamW, Optimizer
 
 Weights: TypeAlias = dict[str, Array]
 
@@ -25,19 +19,19 @@ class Stepping(stepping.Stepping):
     """See `ppl_vae.shared.training.stepping.Stepping`; with the update rules of optax."""
 
     def start(self, weights: Mapping[str, Array]) -> Any:
-        """The state of the optimizer before the first step of these weights."""
+        """Return the initial optimizer state of these weights."""
         return _rule(self.optimizer).init(dict(weights))
 
     def step(
         self, epoch: int | Array, weights: Weights, gradient: Weights, state: Any
     ) -> tuple[Weights, Any]:
-        """The weights after a step, and the optimizer's state."""
+        """Return the weights after a step, and the new optimizer state."""
         direction, state = _rule(self.optimizer).update(gradient, state, weights)
         lr = self.lr_at(epoch)
         return {name: weight - lr * direction[name] for name, weight in weights.items()}, state
 
     def clipped(self, gradient: Weights) -> Weights:
-        """The gradient of which all parts in one have no larger norm than `clip_norm`."""
+        """Return the gradient with its global norm clipped to `clip_norm`."""
         if self.clip_norm is None:
             return gradient
         norm = jnp.sqrt(sum(jnp.square(part).sum() for part in gradient.values()))
@@ -46,7 +40,7 @@ class Stepping(stepping.Stepping):
 
 
 def _rule(optimizer: Optimizer) -> optax.GradientTransformation:
-    """What a step size scales and weights lose, made of gradients."""
+    """Return the update rule of the settings, without the learning rate."""
     assert isinstance(optimizer, SGD | Adam | AdamW | Adamax)
     weight_decay = optimizer.weight_decay
     decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()

@@ -1,4 +1,4 @@
-"""Where the arrays of a run lie: on one device, or on those of a mesh, which share its batches."""
+"""Placement of the arrays of a run: on one device, or on a mesh that shares each batch."""
 
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
@@ -16,7 +16,7 @@ Found = TypeVar("Found")
 
 
 class Placement:
-    """The devices of a run. Weights and data lie on each of them, a batch is cut into equal parts.
+    """The devices of a run. Weights and data are replicated, batches are split into equal parts.
 
     Args:
         devices: One device, or a mesh with one axis.
@@ -26,9 +26,9 @@ class Placement:
         self.parts: NamedSharding | None = None
         self.size = 1
         if isinstance(devices, Mesh):
-            # Without the types of its axes: how the rest of a program is cut is left to jax.
+            # Without axis types: jax chooses the sharding of intermediate values.
             mesh, self.size = Mesh(devices.devices, devices.axis_names), devices.size
-            spec: Any = PartitionSpec  # whose arguments have no types
+            spec: Any = PartitionSpec  # its arguments are untyped
             self.parts = NamedSharding(mesh, spec(*devices.axis_names))
             self.whole: Any = NamedSharding(mesh, spec())
         else:
@@ -36,10 +36,10 @@ class Placement:
 
     @classmethod
     def find(cls, device: str | jax.Device, mesh: Mesh | None) -> Self:
-        """The placement that the arguments `device` and `mesh` of `fit` ask for.
+        """Return the placement for the arguments `device` and `mesh` of `fit`.
 
         Raises:
-            ValueError: there is no such device, the mesh is none or has several axes, or both are
+            ValueError: The device does not exist, the mesh is not a mesh with one axis, or both are
                 given.
         """
         if mesh is None:
@@ -48,7 +48,7 @@ class Placement:
             raise ValueError(f"mesh should be a jax.sharding.Mesh, was {mesh!r}")
         if len(mesh.axis_names) != 1:
             raise ValueError(
-                "mesh should have one axis, by which batches are cut, had the axes "
+                "mesh should have one axis, along which batches are split, had the axes "
                 f"{mesh.axis_names}"
             )
         if not (isinstance(device, str) and device == "auto"):
@@ -57,17 +57,17 @@ class Placement:
 
     @property
     def writes(self) -> bool:
-        """Whether files are written by this process, which may be one of several of a mesh."""
+        """Whether this process writes the files of the run."""
         return self.parts is None or jax.process_index() == 0
 
     def anywhere(self, yes: bool) -> bool:
-        """Whether it is so in one of the processes of the mesh, which all have to ask."""
+        """Whether `yes` holds in any process of the mesh; all processes must call this."""
         if self.parts is None or jax.process_count() == 1:
             return yes
         return bool(np.asarray(multihost_utils.process_allgather(np.array(yes))).any())
 
     def rank_0_first(self, find: Callable[[], Found]) -> Found:
-        """What `find` returns, called in the process that writes before it is in the others."""
+        """Return `find()`, called in the process that writes before it is called in the others."""
         if self.parts is None or jax.process_count() == 1:
             return find()
         found = find() if self.writes else None
@@ -75,20 +75,20 @@ class Placement:
         return find() if not self.writes or found is None else found
 
     def put(self, tree: Any) -> Any:
-        """A copy of arrays on each device; a program may take over its memory."""
+        """Copy arrays to each device; the copy's buffers may be donated."""
         return jax.device_put(jax.tree.map(np.array, tree), self.whole)
 
     def here(self, tree: Any) -> Any:
-        """A copy of arrays on one device of this process."""
+        """Copy arrays to one device of this process."""
         return jax.tree.map(lambda array: jnp.copy(array.addressable_data(0)), tree)
 
     def alone(self) -> "Placement":
-        """That of what `here` returns."""
+        """Return the placement of the arrays that `here` returns."""
         devices = self.whole.addressable_devices
         return Placement(min(devices, key=lambda device: device.id))
 
     def check_sizes(self, size: int) -> None:
-        """Raises a ValueError unless batches of this size can be cut into equal parts."""
+        """Check that batches of this size can be split into equal parts."""
         if size % self.size:
             raise ValueError(
                 f"batch_size should give batches that the {self.size} devices of mesh can share "
@@ -96,11 +96,11 @@ class Placement:
             )
 
     def shared(self, batch: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The batch, of which each device has a part; in a compiled program.
+        """Split a batch over the devices, inside a compiled program.
 
-        A last one that is smaller and cannot be cut is left whole.
+        A smaller last batch that cannot be split evenly is computed whole on every device.
         """
         if self.parts is None or len(batch[0]) % self.size:
             return batch
-        cut: Any = jax.lax.with_sharding_constraint  # whose arguments have no types
+        cut: Any = jax.lax.with_sharding_constraint  # its arguments are untyped
         return tuple(cut(part, self.parts) for part in batch)

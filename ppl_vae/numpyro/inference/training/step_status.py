@@ -1,4 +1,4 @@
-"""Whether the steps of a compiled program are at fault, and what they change then."""
+"""Detection of non-finite steps inside a compiled epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -9,13 +9,13 @@ from jax import Array
 
 
 class StepStatus(NamedTuple):
-    """What is known of the steps so far.
+    """The status of the steps of an epoch so far.
 
     Attributes:
         good: Whether loss and gradient of the last step were finite.
-        active: Whether a step may change anything.
-        skips: Whether steps go on after one at fault.
-        has_gradient: Of each weight, by name, whether a gradient of it was not zero.
+        active: Whether steps may still change anything.
+        skips: Whether training continues after a non-finite step.
+        has_gradient: By weight name, whether any gradient was non-zero.
     """
 
     good: Array
@@ -25,13 +25,13 @@ class StepStatus(NamedTuple):
 
     @classmethod
     def at_first(cls, names: Sequence[str], skips: bool) -> Self:
-        """Before the first step of an epoch."""
+        """Return the status before the first step of an epoch."""
         no, yes = jnp.array(False), jnp.array(True)
         return cls(yes, yes, jnp.array(skips), dict.fromkeys(names, no))
 
     def after(self, loss: Array, gradient: Mapping[str, Array]) -> Self:
-        """The same after a step with this loss and this gradient."""
-        # Of all that NaN, infinity and zero show in, XLA adds up fastest on a CPU.
+        """Return the status after a step with this loss and gradient."""
+        # A sum of absolute values reveals NaN, infinity and zero, and XLA's fastest on a CPU.
         sizes = {name: jnp.abs(part).sum() for name, part in gradient.items()}
         good = jnp.isfinite(jnp.stack([loss, *sizes.values()])).all()
         has_gradient = {name: self.has_gradient[name] | (size > 0) for name, size in sizes.items()}
@@ -41,6 +41,6 @@ class StepStatus(NamedTuple):
         )
 
     def choose(self, new: Any, old: Any) -> Any:
-        """The state after the step, or the one before it if the step changes nothing."""
+        """Return the new state if the step takes effect, else the old one."""
         changes = self.active & self.good
         return jax.tree.map(lambda a, b: jnp.where(changes, a, b), new, old)

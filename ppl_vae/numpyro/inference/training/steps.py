@@ -1,4 +1,4 @@
-"""The compiled steps of `fit`: all turns of all batches of an epoch."""
+"""The compiled epoch of `fit`: all turns of all batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from ppl_vae.numpyro.models.networks.layers import training
 from ppl_vae.shared.training.turns import Turn
 
 NETWORK = "network:"
-"""How the names of the objective's weights begin, and no name of a model's."""
+"""Prefix of the names of the objective's network weights; no model weight has it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """What is run in an epoch, as functions of the state of a run.
+    """The steps of an epoch, as pure functions of the state of a run.
 
     Attributes:
-        model: The pair, whose arrays are replaced by those of the state.
-        objective: The objective, likewise.
-        batches: Makes batches of the data.
-        groups: The names of the weights of each group.
-        stepping: How weights follow their gradients.
-        place: Whether several devices share a batch.
+        model: The model/guide pair; its arrays are replaced by those of the state.
+        objective: The objective; its networks and state are replaced likewise.
+        batches: The data.
+        groups: The names of the weights of each parameter group.
+        stepping: How weights are updated from gradients.
+        place: The devices of the run.
     """
 
     model: Model
@@ -42,7 +42,7 @@ class Steps:
     place: Placement
 
     def start(self, weights: Weights) -> dict[str, Any]:
-        """The optimizer's state of each group, whose count of steps need not be that of others."""
+        """Return the initial optimizer state of each group; groups count their own steps."""
         return {
             group: self.stepping.start({name: weights[name] for name in names})
             for group, names in self.groups.items()
@@ -58,7 +58,7 @@ class Steps:
         key: Array,
         epoch: int | Array,
     ) -> tuple[Array, tuple[Weights, Weights]]:
-        """The loss per datum of the batch at `index`; for the next, buffers and objective state."""
+        """Return the loss per datum of the batch at `index`, and new buffers and state."""
         batch, for_draws = self.batch(data, index, key)
         model = with_parameters(self.model, weights | buffers)
         own = {n.removeprefix(NETWORK): w for n, w in weights.items() if n.startswith(NETWORK)}
@@ -76,7 +76,7 @@ class Steps:
     def batch(
         self, data: tuple[Array, ...], index: Array, key: Array
     ) -> tuple[tuple[Array, ...], Array]:
-        """The batch at `index`, and the key of what the pair draws."""
+        """Return the batch at `index`, and the key of the latent draws."""
         for_pixels, for_draws = jax.random.split(key)
         return self.place.shared(self.batches.take(data, index, for_pixels)), for_draws
 
@@ -91,8 +91,12 @@ class Steps:
         epoch: Array,
         turns: tuple[Turn, ...],
     ) -> Any:
-        """All turns of all batches; of each the last loss, the number of its steps, and whether
-        none of these was at fault."""
+        """Take all turns of all batches.
+
+        Returns:
+            The state and status after them, and arrays (batches, turns) of the last loss of each
+            turn, its number of steps, and whether all of these were finite.
+        """
 
         def through(run: Any, batch: tuple[Array, Array]) -> Any:
             number, index = batch
@@ -113,9 +117,9 @@ class Steps:
     def _take(
         self, which: int, turn: Turn, run: Any, data: Any, inputs: Any, epoch: Array
     ) -> tuple[Any, Array, Array, Array]:
-        """The run after the steps of a batch's turn, and what `run` returns of it.
+        """Take the steps of a turn; return the state and status, and the numbers of `run`.
 
-        A step at fault ends the turn, whose window it would leave without a mean.
+        A non-finite step ends the turn, as the mean loss of its window would not be finite.
         """
 
         def step(run: Any, taken: Array) -> Any:
@@ -142,7 +146,7 @@ class Steps:
     def _step(
         self, run: Any, group: str | None, data: Any, index: Array, key: Array, epoch: Array
     ) -> Any:
-        """A step of the parameters of a group (None: of all), and the loss before it."""
+        """Update the parameters of a group (None: all) and return the loss before the update."""
         old, health = run
         weights, states, buffers, state = old
         groups = self.groups if group is None else {group: self.groups[group]}
@@ -164,7 +168,7 @@ class Steps:
 def place_of(
     which: int, turn: Turn, taken: int | Array, index: Array, others: Array | None, key: Array
 ) -> tuple[Array, Array]:
-    """Indices and key of the step that follows `taken` ones in a turn, from those of the batch."""
+    """Return indices and key of step number `taken` of a turn, derived from the batch's."""
     if turn.window is None or others is None:
         return index, jax.random.fold_in(key, which) if which else key
     for_turn = jax.random.fold_in(key, which)

@@ -1,4 +1,4 @@
-"""The state of a run of `fit`, which its compiled `steps` change."""
+"""See `ppl_vae.inference.training.trainer`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +22,11 @@ from ppl_vae.shared.training.faults import nothing_left
 from ppl_vae.shared.training.turns import Turn
 
 Step: TypeAlias = tuple[int, Turn, int]
-"""The number of a turn, the turn, and how many of its steps were taken before."""
+"""The index of a turn, the turn, and the index of a step in it."""
 
 
 class Trainer:
-    """The state of a run: weights, buffers, those of optimizer and objective."""
+    """See `ppl_vae.inference.training.trainer.Trainer`."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Trainer:
         place.check_sizes(len(self._order(np.random.default_rng(0))[0]))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes on where the checkpoint was made.
+        """Restore the state of a checkpoint.
 
-        There are no random states: order and draws of an epoch follow from the seed and its number.
+        There is no random state: an epoch's randomness depends on the seed and the epoch alone.
         """
         self.new = False
         weights = part(checkpoint.arrays, "model")
@@ -78,7 +78,7 @@ class Trainer:
         self.optimizer = self.place.put(jax.tree.unflatten(jax.tree.structure(self.optimizer), new))
 
     def _check_networks(self, weights: Mapping[str, np.ndarray]) -> None:
-        """The networks of the objective are those of the checkpoint; the model was compared."""
+        """Check that the objective has the networks of the checkpoint."""
         own, saved = (
             {name: value.shape for name, value in arrays.items() if name.startswith(NETWORK)}
             for arrays in (self.weights, weights)
@@ -90,7 +90,7 @@ class Trainer:
             )
 
     def checkpoint(self, run: dict[str, Any], epoch: int) -> Checkpoint:
-        """Everything that `restore` needs to go on after `epoch`."""
+        """Return the checkpoint after `epoch`."""
         arrays = {}
         for name, value in (self.weights | self.buffers).items():
             own = name.removeprefix(NETWORK)
@@ -101,18 +101,18 @@ class Trainer:
         return Checkpoint(run, epoch, arrays, {})
 
     def trained(self) -> Any:
-        """The model with the weights of this moment."""
+        """Return the model with the current weights."""
         return with_parameters(self.model, self.place.here(self.weights | self.buffers))
 
     def trained_objective(self, objective: Objective) -> Objective:
-        """Return the objective with the state and the network weights of this moment."""
+        """Return the objective with the current state and network weights."""
         own = {n.removeprefix(NETWORK): w for n, w in self.weights.items() if n.startswith(NETWORK)}
         here = self.place.here(own), self.place.here(self.state)
         return objective.with_network_weights(here[0]).with_state(here[1])
 
     @property
     def kept(self) -> Any:
-        """What changes from step to step."""
+        """The state that steps change."""
         return self.weights, self.optimizer, self.buffers, self.state
 
     @kept.setter
@@ -120,19 +120,16 @@ class Trainer:
         self.weights, self.optimizer, self.buffers, self.state = kept
 
     def epoch(self, epoch: int, seed: int) -> dict[str, float]:
-        """Trains on every datum once; the numbers to report of it.
-
-        These are the mean loss per datum over the batches, and of `on_nan="skip"` how many steps
-        were skipped.
+        """Train for one pass over the data; return the row to report.
 
         Raises:
-            faults.Fault: a loss or a gradient was not finite.
+            faults.Fault: A loss or a gradient was not finite; with `on_nan="skip"`, in every batch.
         """
         turns = self.objective.with_state(self.state).turns()
         order = np.random.default_rng([seed, epoch])
         indices = self._order(order)
         again = self._order(order) if any(turn.window is not None for turn in turns) else None
-        # Batches of one size are the steps of a loop; a smaller last one is a step of its own.
+        # Batches of one size are steps of a loop; a smaller last batch is a separate step.
         loop, rest = _of_one_size(indices)
         others = None if again is None else _of_one_size(again)[0]
         key = jax.random.fold_in(jax.random.key(seed), epoch)
@@ -143,7 +140,8 @@ class Trainer:
         run, found = self.run(self.kept, data, loop, rest, others, key, epoch, turns=turns)
         self.kept, health = run
         losses, taken, good = (np.asarray(numbers) for numbers in found)
-        if not (good[:, -1].any() if self.on_nan == "skip" else good.all()):
+        used = good.all(axis=1)  # batches in which every step changed something
+        if not (used.any() if self.on_nan == "skip" else used.all()):
             number, which = (int(place[0]) for place in np.nonzero(~good))
             step = (which, turns[which], int(taken[number, which]) - 1)
             given = (indices[number], others, jax.random.fold_in(key, number))
@@ -154,18 +152,18 @@ class Trainer:
             self.new = False
         ended = self.objective.with_state(self.state).after_epoch(self.trained(), *self.arrays)
         self.state = self.state | self.place.put(ended)
-        row = {"loss": float(losses[good[:, -1], -1].mean(dtype=np.float64))}
+        row = {"loss": float(losses[used, -1].mean(dtype=np.float64))}
         return row | ({"skipped": float((~good).sum())} if self.on_nan == "skip" else {})
 
     def _fault(self, epoch: int, where: str, loss: float, step: Step, given: Any) -> faults.Fault:
-        """What is wrong with a step.
+        """Return the fault of a step.
 
         Args:
-            epoch: The epoch, and
-            where: the batch in it.
+            epoch: Epoch number.
+            where: The epoch and the batch, in words.
             loss: The loss of the step.
-            step: Of `place_of`, which step it is, and
-            given: what the batch and its key are made of.
+            step: The first arguments of `place_of`.
+            given: The other arguments of `place_of`.
         """
         kept = self.place.here((*self.kept, self.batches.arrays))
         weights, _, statistics, state, data = kept
@@ -177,18 +175,18 @@ class Trainer:
         def loss_of(part: Weights) -> Array:
             return steps.loss({**weights, **part}, statistics, state, data, index, key, epoch)[0]
 
-        says = faults.found(loss, loss_of, {name: weights[name] for name in names}, where)
+        words = faults.diagnose(loss, loss_of, {name: weights[name] for name in names}, where)
         if self.on_nan == "skip":
-            says = nothing_left(epoch, says)
-        return faults.Fault(says, index, steps.batch(data, index, key)[0])
+            words = nothing_left(epoch, words)
+        return faults.Fault(words, index, steps.batch(data, index, key)[0])
 
     def _order(self, generator: np.random.Generator) -> list[np.ndarray]:
-        """The indices of each batch of all data in a random order."""
+        """Return the indices of each batch of all data in a random order."""
         return self.objective.batches(self.batch_size, generator, *self.arrays)
 
 
 def _of_one_size(indices: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The batches of the first one's size as an array, and the others."""
+    """Return the batches of the first one's size as an array, and the others."""
     size = len(indices[0])
     same = [index for index in indices if len(index) == size]
     return np.stack(same), [index for index in indices if len(index) != size]
