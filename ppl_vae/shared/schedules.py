@@ -82,10 +82,11 @@ class Piecewise(Schedule):
     """
 
     def __init__(self, values: Sequence[float], epochs: Sequence[int]) -> None:
-        if len(values) != len(epochs) or not values:
+        sequences = isinstance(values, Sequence) and isinstance(epochs, Sequence)
+        if not (sequences and values and len(values) == len(epochs)):
             raise ValueError(
-                "values and epochs should have an entry for each stage, had "
-                f"{len(values)} and {len(epochs)}"
+                "values and epochs should be sequences with an entry for each stage, were "
+                f"{values!r} and {epochs!r}"
             )
         for value, length in zip(values, epochs, strict=True):
             check_positive("each of values", value)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from bad_calls import CASE, Row, X, Y, of_vae, train
 from bad_data import MODELS, assert_data_refused
-from bad_rows import EXTRAS, ROWS
+from bad_rows import EXTRAS, ROWS, SHARED
 from bad_values import assert_refused, public
 from cases import Part
 from example_support import EXAMPLES, Run, refused
@@ -91,11 +91,11 @@ OF_PYRO: dict[str, Row] = {
 }
 
 
-@pytest.mark.parametrize("name", [*ROWS, *OF_PYRO])
+@pytest.mark.parametrize("name", [*ROWS, *SHARED, *OF_PYRO])
 def test_one_value_error_that_names_the_argument(name: str) -> None:
     for package in {package for start, package in EXTRAS.items() if name.startswith(start)}:
         pytest.importorskip(package)
-    call, words = {**ROWS, **OF_PYRO}[name]
+    call, words = {**ROWS, **SHARED, **OF_PYRO}[name]
     with pytest.raises(ValueError, match=f"^{words}") as caught:
         call(Pyro())
     assert "\n" not in str(caught.value)

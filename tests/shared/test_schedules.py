@@ -83,7 +83,7 @@ def test_wrong_arguments() -> None:
         ExponentialDecay(1, -1, 3)
     with pytest.raises(ValueError, match="epochs should be a whole number of at least 2, was 1"):
         ExponentialDecay(1, 1, 1)
-    with pytest.raises(ValueError, match="entry for each stage, had 2 and 1"):
+    with pytest.raises(ValueError, match=r"entry for each stage, were \[1.0, 0.1\] and \[1\]"):
         Piecewise([1.0, 0.1], [1])
     with pytest.raises(ValueError, match="each of values should be a positive number, was 0"):
         Piecewise([0.0], [1])

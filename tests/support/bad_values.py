@@ -58,8 +58,17 @@ NAMED: dict[str, list[Wrong]] = {
         ("a", "seed should be a whole number of at least 0, was 'a'"),
         (2**32, r"seed should be below 2\*\*32, was 4294967296"),
     ],
-    "Piecewise.values": [((), "values and epochs should have an entry for each .*had 0 and 1")],
-    "Piecewise.epochs": [((0,), "each of epochs should be .* at least 1, was 0")],
+    "Piecewise.values": [
+        (
+            value,
+            rf"values and epochs should be sequences .*, were {re.escape(repr(value))} and \(3,\)",
+        )
+        for value in ((), 2.5, (1.0, 0.1))
+    ],
+    "Piecewise.epochs": [
+        (2.5, r"values and epochs should be sequences .*, were \(0.5,\) and 2.5"),
+        ((0,), "each of epochs should be a whole number of at least 1, was 0"),
+    ],
     "labelled_first": [(-1, "labelled_first should be a whole number of at least 0, was -1")],
 }
 """Wrong values by the name of the parameter, or of the function and the parameter."""
