@@ -84,6 +84,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="about glibc")
 def test_freed_memory_is_used_again() -> None:
     """8 arrays of 4 MB, twenty times: 1000 pages each, or none that is new."""

@@ -31,7 +31,6 @@ def run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, path.name, "exec"), names)
 
 
-@pytest.mark.slow
 def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(blocks(README)) == 2
     run(README, tmp_path, monkeypatch)
