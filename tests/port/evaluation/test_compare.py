@@ -64,6 +64,7 @@ def test_gradients_are_those_of_the_objective_at_the_end():
     assert table.loc["warm", "snr_encoder"] == pytest.approx(snr, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_final_state_of_the_objective():
     model, objective = VAE(64, 3, (8,), key=key()), GECO(20.0, update="geco")
     table = compare(model, {"geco": objective}, TRAIN, TEST, **QUICK)
@@ -75,6 +76,7 @@ def test_gradients_are_those_of_the_final_state_of_the_objective():
     assert table.loc["geco", "snr_encoder"] == pytest.approx(last["encoder"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_trained_networks_of_the_objective(tmp_path):
     model, objective = SBN(64, (4,), key=key()), ELBO(2, baseline=BaselineNet(64, (3,), key=key(1)))
     table = compare(model, {"net": objective}, TRAIN, TEST, out=tmp_path, **QUICK)
