@@ -24,10 +24,9 @@ from matplotlib.figure import Figure
 
 from ppl_vae import plots
 from ppl_vae.data import Images
-from ppl_vae.inference import ELBO, GECO
+from ppl_vae.inference import ELBO, GECO, evenly, path_along_graph
 from ppl_vae.models import VAE, VHP, Model
 from ppl_vae.shared.checks import as_numpy, check_whole, to_mean
-from ppl_vae.shared.interpolation import evenly, path_along_graph
 
 STEPS = 10
 """Number of pictures in an interpolation."""

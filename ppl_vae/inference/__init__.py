@@ -34,6 +34,7 @@ from ppl_vae.inference.training.fit import fit
 from ppl_vae.inference.training.lagging import Lagging
 from ppl_vae.shared.evaluation.estimates import BDMC, Estimate
 from ppl_vae.shared.evaluation.gaps import Gaps
+from ppl_vae.shared.interpolation import evenly, path_along_graph
 from ppl_vae.shared.objectives.free_bits import FreeBits
 from ppl_vae.shared.schedules import ExponentialDecay, Piecewise, Schedule, Warmup
 from ppl_vae.shared.training.history import History
@@ -77,6 +78,9 @@ __all__ = [
     "fit",
     # using
     "impute",
+    # interpolation
+    "evenly",
+    "path_along_graph",
     # comparing
     "compare",
     "gradient_stats",

@@ -19,8 +19,8 @@ class VHP(Model):
 
     p(z | zeta), q(z | x) and q(zeta | z) are diagonal normal. The prior of z is the continuous
     mixture p(z) = int p(z | zeta) p(zeta) dzeta, which q(zeta | z) bounds from below. The paper's
-    objective is `GECO(tolerance, inner=("zeta",), k=...)`; its interpolation along the prior is in
-    `ppl_vae.shared.interpolation`.
+    objective is `GECO(tolerance, inner=("zeta",), k=...)`; its interpolation along the prior is
+    `ppl_vae.inference.path_along_graph`.
 
     References:
         Klushyn, Chen, Kurle, Cseke & van der Smagt, "Learning hierarchical priors in VAEs",

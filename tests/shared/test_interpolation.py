@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppl_vae.shared.interpolation import evenly, path_along_graph
+from ppl_vae.inference import evenly, path_along_graph
 
 ANGLES = np.linspace(0.0, math.pi, 60)
 HORSESHOE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
