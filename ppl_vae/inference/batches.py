@@ -1,4 +1,4 @@
-"""Data on the device of the model, handed out batch by batch."""
+"""Batches of data on the device of the model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,15 +10,15 @@ from ppl_vae.shared.checks import as_numpy, resampling_distribution
 
 
 def as_tuple(data: Any) -> tuple[Any, ...]:
-    """`data` as the arguments of a model: one array stands for itself."""
+    """Return `data` as a tuple of a model's arguments; a single array is the only argument."""
     return tuple(data) if isinstance(data, tuple | list) else (data,)
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device by its name, "auto" being the first CUDA device or else the CPU.
+    """Return the device of a name; "auto" is the first CUDA device or else the CPU.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: There is no such device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,12 +36,14 @@ def find_device(device: str | torch.device) -> torch.device:
 
 
 def bernoulli(p: Tensor) -> Tensor:
-    """Draws of 0 and 1, the latter with these probabilities: `torch.bernoulli` in a quarter of its
-    time, which is half of that of a small model's step."""
+    """Draw zeros and ones with probabilities p.
+
+    Four times as fast as `torch.bernoulli`, which takes half the time of a small model's step.
+    """
     return (torch.rand_like(p) < p).to(p.dtype)
 
 
-# How data are made of their parameters, by `resampling_distribution`; arrays are what they are.
+# Functions from parameters to data, by `resampling_distribution`; None is for ordinary arrays.
 DRAWS: dict[str | None, Callable[..., Tensor]] = {
     None: lambda part: part,
     "bernoulli": bernoulli,
@@ -50,14 +52,14 @@ DRAWS: dict[str | None, Callable[..., Tensor]] = {
 
 
 class Batches:
-    """Arrays as tensors: floating ones in the type `dtype`, integers as int64, masks as they are.
+    """Data as tensors: floating-point arrays as `dtype`, integers as int64, masks unchanged.
 
-    They lie on `device` if half of its free memory holds them, else each batch is brought there.
-    `ppl_vae.data.Dynamic` and `NormalFeatures` lie there as the parameters of their distribution
-    and are drawn anew from torch's random state in every batch.
+    The data are kept on `device` if they fit in half of its free memory; otherwise each batch is
+    copied there. `ppl_vae.data.Dynamic` and `NormalFeatures` are kept as the parameters of their
+    distribution and resampled in every batch from torch's global RNG.
 
     Attributes:
-        resident: Whether all lie on `device`.
+        resident: Whether all data are on `device`.
     """
 
     def __init__(self, data: Sequence[Any], device: torch.device, dtype: torch.dtype) -> None:
@@ -87,7 +89,7 @@ class Batches:
         return self.drawn(self.tensors, index)
 
     def drawn(self, tensors: Sequence[Tensor], index: Tensor) -> tuple[Tensor, ...]:
-        """The data at `index`, of these tensors in the place of `self.tensors`."""
+        """Return the batch at `index`, made of `tensors` in place of `self.tensors`."""
         taken = iter([tensor[index.to(tensor.device)].to(self.device) for tensor in tensors])
         return tuple(
             draw(*(next(taken) for _ in part))
@@ -98,5 +100,5 @@ class Batches:
 def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(as_numpy(value))
     if tensor.dtype == torch.bool:
-        return tensor  # a mask, which would take eight times the memory
+        return tensor  # a mask; as int64 it would take eight times the memory
     return tensor.to(dtype if tensor.is_floating_point() else torch.int64)

@@ -1,4 +1,4 @@
-"""The one place that runs model and guide: log densities per site, for K particles and N data."""
+"""Runs of model and guide: log densities per site, for K particles and N data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,20 +21,20 @@ Program: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Site:
-    """What one sample site of a program did.
+    """A sample site of a program that ran.
 
     Attributes:
         name: The site's name.
-        fn: Its distribution.
-        value: Its value.
-        log_prob: log fn(value) with masks applied and scales not, shape (..., K, N): dimensions
-            further left enumerate discrete sites. N is 1 for a site outside the data plate.
+        fn: The distribution.
+        value: The value.
+        log_prob: log fn(value), masked but not scaled, shape (..., K, N): dimensions further left
+            enumerate discrete sites. N is 1 for a site outside the data plate.
         mask: The mask that was applied to `log_prob`, if any.
-        scale: What the log density counts for (subsampling, `poutine.scale`), a number or a tensor
-            that broadcasts against `log_prob`.
+        scale: Weight of the log density (subsampling, `poutine.scale`), a number or a tensor that
+            broadcasts against `log_prob`.
         observed: Whether the value was given.
-        local: Whether the site lies in the data plate, dimension -1.
-        enum_dim: The (negative) dimension of `log_prob` along which it is enumerated, if it is.
+        local: Whether the site is in the data plate, dimension -1.
+        enum_dim: The (negative) dimension of `log_prob` that enumerates the site, if any.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Site:
 
     @property
     def needs_score_function(self) -> bool:
-        """Whether its gradient needs the score function: drawn, but not by reparametrisation."""
+        """Whether the site is drawn without reparametrisation."""
         drawn = not self.observed and self.enum_dim is None
         return drawn and not getattr(self.fn, "has_rsample", False)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """K draws from the guide and the model run against them.
+    """K draws from the guide, and the model evaluated at them.
 
     Attributes:
-        model: The model's sites by name, in the order of the program.
-        guide: The guide's sites by name, likewise.
+        model: The model's sites by name, in program order.
+        guide: The guide's sites by name, in program order.
     """
 
     model: dict[str, Site]
@@ -75,7 +75,7 @@ def draw(
     max_plate_nesting: int = 1,
     **kwargs: Any,
 ) -> Draws:
-    """Runs the guide and then the model against it, once, for K particles side by side.
+    """Run the guide, and the model on the guide's draws, once for K vectorised particles.
 
     Particles are a plate at dimension -1 - max_plate_nesting, so programs must accept leading
     dimensions (with k = 1 there is no such plate). Sites marked `infer={"enumerate": "parallel"}`
@@ -86,37 +86,29 @@ def draw(
         guide: A Pyro program q(z | x) of `data`.
         data: Arguments of both programs.
         k: Number of particles K.
-        max_plate_nesting: Number of plate dimensions of the programs; the last, -1, is that of the
-            data, and others are summed over within a datum.
+        max_plate_nesting: Number of plate dimensions of the programs. The last, -1, is that of the
+            data; the others are summed over within a datum.
 
     Raises:
-        ValueError: a latent site of the model is not in the guide, a plate is empty or lies further
-            left than `max_plate_nesting`, plates of several sizes lie at dimension -1, two sites
+        ValueError: A latent site of the model is not in the guide, the data are empty, a plate is
+            further left than `max_plate_nesting`, plates at dimension -1 differ in size, two sites
             are enumerated along one dimension (`pyro.markov`), or one inside an inner plate.
     """
     check_whole("k", k, 1)
     check_whole("max_plate_nesting", max_plate_nesting, 1)
+    if any(getattr(part, "shape", ())[:1] == (0,) for part in data):
+        raise ValueError("data should hold at least one datum, was empty")
     particle_dim = -1 - max_plate_nesting
+    run = model, guide
     if k > 1:
         particles = plate("particles", k, dim=particle_dim)
-        model, guide = particles(model), particles(guide)
-    guide = poutine.enum(guide, first_available_dim=particle_dim - 1)
+        run = particles(model), particles(guide)
     try:
-        guide_trace = poutine.trace(guide).get_trace(*data, **kwargs)
-        # Without a dimension of its own the model's enumeration goes on where the guide's stopped.
-        model = poutine.enum(poutine.replay(model, trace=guide_trace))
-        model_trace = poutine.trace(model).get_trace(*data, **kwargs)
-    except ZeroDivisionError as error:
-        if "size cannot be zero" not in str(error):
-            raise
-        raise ValueError("data should hold at least one datum, was empty") from error
-    except ValueError as error:
-        if "collide" not in str(error) or '"particles"' not in str(error):
-            raise
-        raise ValueError(
-            f"max_plate_nesting should be at least {-particle_dim} for a plate at dim "
-            f"{particle_dim}, was {max_plate_nesting}"
-        ) from error
+        model_trace, guide_trace = _traces(*run, particle_dim - 1, *data, **kwargs)
+    except ValueError:
+        if k > 1:  # with one particle, a plate at their dimension is refused in clearer words
+            draw(model, guide, *data, max_plate_nesting=max_plate_nesting, **kwargs)
+        raise
     _check_one_data_plate(guide_trace, model_trace)
     draws = Draws(
         sites_of(model_trace, max_plate_nesting), sites_of(guide_trace, max_plate_nesting)
@@ -131,8 +123,18 @@ def draw(
     return draws
 
 
+def _traces(
+    model: Program, guide: Program, first_available_dim: int, *data: Any, **kwargs: Any
+) -> tuple[Trace, Trace]:
+    guide = poutine.enum(guide, first_available_dim=first_available_dim)
+    guide_trace = poutine.trace(guide).get_trace(*data, **kwargs)
+    # Without `first_available_dim`, the model's enumeration continues after the guide's.
+    model = poutine.enum(poutine.replay(model, trace=guide_trace))
+    return poutine.trace(model).get_trace(*data, **kwargs), guide_trace
+
+
 def _check_one_data_plate(*traces: Trace) -> None:
-    """What lies at dimension -1 is the data: a plate of another size would be added to each."""
+    """Check that plates at dimension -1 have one size; other sizes would be added to each datum."""
     sizes: dict[str, int] = {}
     for trace in traces:
         for node in trace.nodes.values():
@@ -146,7 +148,7 @@ def _check_one_data_plate(*traces: Trace) -> None:
 
 
 def _latents(trace: Trace) -> Trace:
-    """The trace without sites that were conditioned on, which need no partner in the model."""
+    """Return the trace without conditioned sites, which need not be in the model."""
     latents = trace.copy()
     for name in trace.observation_nodes:
         latents.remove_node(name)
@@ -154,7 +156,7 @@ def _latents(trace: Trace) -> Trace:
 
 
 def sites_of(trace: Trace, max_plate_nesting: int) -> dict[str, Site]:
-    """The sample sites of a program that ran, by name and in its order."""
+    """Return the sample sites of a trace by name, in program order."""
     nodes = prune_subsample_sites(trace).nodes
     sites = [_site(node, max_plate_nesting) for node in nodes.values() if node["type"] == "sample"]
     taken = [site.enum_dim for site in sites if site.enum_dim is not None]
@@ -195,7 +197,7 @@ def _site(node: Any, max_plate_nesting: int) -> Site:
 
 
 def _log_prob(node: Any, max_plate_nesting: int) -> Tensor:
-    """log fn(value), masked, inner plates summed out: (..., K, N)."""
+    """Return log fn(value), masked, with inner plates summed out: (..., K, N)."""
     log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
     if is_validation_enabled():
         checked: Any = {**node, "log_prob": log_prob}
@@ -204,7 +206,7 @@ def _log_prob(node: Any, max_plate_nesting: int) -> Tensor:
 
 
 def per_datum(value: Tensor, max_plate_nesting: int) -> Tensor:
-    """`value` of a program's batch shape with its inner plates summed out: (..., K, N)."""
+    """Sum a value of a program's batch shape over the inner plates: (..., K, N)."""
     missing = max_plate_nesting + 1 - value.dim()
     value = value.reshape((1,) * missing + tuple(value.shape))
     inner = tuple(range(-max_plate_nesting, -1))

@@ -1,4 +1,4 @@
-"""Data on the device, handed out batch by batch, as `ppl_vae.inference.batches`."""
+"""See `ppl_vae.inference.batches`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,16 +12,12 @@ from ppl_vae.shared.checks import as_numpy, resampling_distribution
 
 
 def as_tuple(data: Any) -> tuple[Any, ...]:
-    """`data` as the arguments of a model: one array stands for itself."""
+    """See `ppl_vae.inference.batches.as_tuple`."""
     return tuple(data) if isinstance(data, tuple | list) else (data,)
 
 
 def find_device(device: str | jax.Device) -> jax.Device:
-    """The device by its name, "auto" being the first that jax prefers.
-
-    Raises:
-        ValueError: there is no such device.
-    """
+    """See `ppl_vae.inference.batches.find_device`; "auto" is the default device of jax."""
     if isinstance(device, jax.Device):
         return device
     try:
@@ -32,7 +28,7 @@ def find_device(device: str | jax.Device) -> jax.Device:
         ) from error
 
 
-# How data are made of a key and their parameters, by `resampling_distribution`.
+# Functions from key and parameters to data, by `resampling_distribution`.
 DRAWS: dict[str | None, Callable[..., Array]] = {
     None: lambda _, part: part,
     "bernoulli": lambda key, p: jax.random.bernoulli(key, p).astype(p.dtype),
@@ -43,13 +39,10 @@ DRAWS: dict[str | None, Callable[..., Array]] = {
 
 
 class Batches:
-    """Arrays on `device`: floating ones in the type `dtype`, integers in jax's own.
+    """See `ppl_vae.inference.batches.Batches`; data are always on `device`, or have its sharding.
 
-    A sharding may stand in the place of the device.
-
-    `ppl_vae.data.Dynamic` and `NormalFeatures` lie there as the parameters of their distribution
-    and are drawn anew in every batch. `arrays`, those of all data one after the other, are handed
-    to a compiled program, in which `take` makes a batch.
+    Integers have jax's default type. A compiled program takes `arrays`, the concatenated arrays of
+    all data, as an argument, and makes a batch by `take`.
     """
 
     def __init__(self, data: Sequence[Any], device: jax.Device | Sharding, dtype: Any) -> None:
@@ -67,7 +60,7 @@ class Batches:
         return len(self.arrays[0])
 
     def take(self, arrays: Sequence[Array], index: Array, key: Array) -> tuple[Array, ...]:
-        """The batch of `arrays` at `index`."""
+        """Return the batch of `arrays` at `index`."""
         parts, rest = [], [array[index] for array in arrays]
         for number, (draw, size) in enumerate(zip(self.draws, self.sizes, strict=True)):
             part = draw(jax.random.fold_in(key, number), *rest[:size])

@@ -1,4 +1,4 @@
-"""The one place that runs model and guide, as `ppl_vae.inference.draws`."""
+"""See `ppl_vae.inference.draws`."""
 
 import traceback
 from collections.abc import Callable
@@ -22,21 +22,7 @@ Mask: TypeAlias = bool | Array | None
 
 @dataclass(frozen=True)
 class Site:
-    """What one sample site of a program did, as `ppl_vae.inference.draws.Site`.
-
-    Attributes:
-        name: The site's name.
-        fn: Its distribution.
-        value: Its value.
-        log_prob: log fn(value) with masks applied and scales not, shape (..., K, N): dimensions
-            further left enumerate discrete sites. N is 1 for a site outside the data plate.
-        mask: The mask that was applied to `log_prob`, if any.
-        scale: What the log density counts for (subsampling, `handlers.scale`), a number or an array
-            that broadcasts against `log_prob`.
-        observed: Whether the value was given.
-        local: Whether the site lies in the data plate, dimension -1.
-        enum_dim: The (negative) dimension of `log_prob` along which the site is enumerated, if any.
-    """
+    """See `ppl_vae.inference.draws.Site`."""
 
     name: str
     fn: Distribution
@@ -50,18 +36,12 @@ class Site:
 
     @property
     def needs_score_function(self) -> bool:
-        """Whether its gradient needs the score function: drawn, but not by reparametrisation."""
         return not self.observed and self.enum_dim is None and not self.fn.has_rsample
 
 
 @dataclass(frozen=True)
 class Draws:
-    """K draws from the guide and the model run against them.
-
-    Attributes:
-        model: The model's sites by name, in the order of the program.
-        guide: The guide's sites by name, likewise.
-    """
+    """See `ppl_vae.inference.draws.Draws`."""
 
     model: dict[str, Site]
     guide: dict[str, Site]
@@ -76,34 +56,17 @@ def draw(
     key: Array,
     **kwargs: Any,
 ) -> Draws:
-    """Runs the guide and then the model against it, once, for K particles side by side.
-
-    Particles are a plate at dimension -1 - max_plate_nesting, so programs must accept leading
-    dimensions (with k = 1 there is no such plate). Sites marked `infer={"enumerate": "parallel"}`
-    take all their values, along dimensions further left.
-
-    Args:
-        model: A NumPyro program p(x, z) of `data`.
-        guide: A NumPyro program q(z | x) of `data`.
-        data: Arguments of both programs.
-        k: Number of particles K.
-        max_plate_nesting: Number of plate dimensions of the programs; the last, -1, is that of the
-            data, and others are summed over within a datum.
-        key: Random key of the draws.
-
-    Raises:
-        ValueError: a latent site of the model is not in the guide, a plate is empty or lies further
-            left than `max_plate_nesting`, plates of several sizes lie at dimension -1, or a site is
-            enumerated inside an inner plate.
-    """
+    """See `ppl_vae.inference.draws.draw`; takes a keyword-only `key`."""
     check_whole("k", k, 1)
     check_whole("max_plate_nesting", max_plate_nesting, 1)
+    if any(getattr(part, "shape", ())[:1] == (0,) for part in data):
+        raise ValueError("data should hold at least one datum, was empty")
     particle_dim = -1 - max_plate_nesting
     for_guide, for_model = jax.random.split(key)
     enumeration = _Enumeration(particle_dim - 1)
 
     def run(program: Program, key: Array) -> Any:
-        # Outermost first: the trace must see values after the enumeration has dealt with them.
+        # The trace is innermost, so that it records the values that enumeration has set.
         with handlers.seed(rng_seed=key), enumeration, handlers.trace() as trace:
             if k > 1:
                 with numpyro.plate("particles", k, dim=particle_dim):
@@ -114,12 +77,10 @@ def draw(
 
     try:
         guide_trace = run(guide, for_guide)
-        # The model's enumeration goes on at the dimension where the guide's stopped.
+        # The model's enumeration continues after the guide's.
         model_trace = run(handlers.replay(model, _latents(guide_trace)), for_model)
     except AssertionError as error:
-        if "size of plate should be positive" in str(error):
-            raise ValueError("data should hold at least one datum, was empty") from error
-        _say_which_plates_collide(error, particle_dim)
+        _check_collision(error, particle_dim)
         raise
     _check_one_data_plate(guide_trace, model_trace)
     draws = Draws(
@@ -134,8 +95,12 @@ def draw(
     return draws
 
 
-def _say_which_plates_collide(error: AssertionError, particle_dim: int) -> None:
-    """Raises a ValueError if this is the assertion of NumPyro's plates, which has no words."""
+def _check_collision(error: AssertionError, particle_dim: int) -> None:
+    """Name two plates with one dimension.
+
+    The traceback is inspected because NumPyro asserts this without a message, and before a handler
+    can see the dimension of the new plate.
+    """
     frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
     if frame.f_code is not numpyro.plate._subsample.__code__:
         return
@@ -152,7 +117,7 @@ def _say_which_plates_collide(error: AssertionError, particle_dim: int) -> None:
 
 
 def _check_one_data_plate(*traces: Any) -> None:
-    """What lies at dimension -1 is the data: a plate of another size would be added to each."""
+    """Check that plates at dimension -1 have one size; other sizes would be added to each datum."""
     sizes: dict[str, int] = {}
     for trace in traces:
         for node in trace.values():
@@ -166,7 +131,7 @@ def _check_one_data_plate(*traces: Any) -> None:
 
 
 class _Enumeration(Messenger):  # type: ignore[misc]
-    """Gives marked sites all their values, and cuts the gradient of draws that have none."""
+    """Enumerate marked sites, and stop gradients of draws without reparametrisation."""
 
     def __init__(self, first_available_dim: int) -> None:
         super().__init__()
@@ -186,22 +151,21 @@ class _Enumeration(Messenger):  # type: ignore[misc]
     def postprocess_message(self, msg: Any) -> None:
         if msg["type"] == "sample" and not msg["is_observed"] and not msg["fn"].has_rsample:
             msg["value"] = lax.stop_gradient(msg["value"])
-            # They hold the value with its gradient, and would be used in the place of it.
+            # Intermediates hold the value with its gradient, and would take its place.
             msg["intermediates"] = []
 
 
 def _latents(trace: Any) -> dict[str, Any]:
-    """The trace without sites that were conditioned on, which need no partner in the model."""
     return {name: site for name, site in trace.items() if not site.get("is_observed")}
 
 
 def _names(trace: Any) -> dict[str, Any]:
-    """The trace without distributions, whose shapes may differ by enumerated dimensions."""
+    """Return the trace without distributions, as enumeration may change their shapes."""
     return {name: {**site, "fn": None} for name, site in trace.items()}
 
 
 def sites_of(trace: Any, max_plate_nesting: int) -> dict[str, Site]:
-    """The sample sites of a program that ran, by name and in its order."""
+    """See `ppl_vae.inference.draws.sites_of`."""
     nodes = [node for node in trace.values() if node["type"] == "sample"]
     return {node["name"]: _site(node, max_plate_nesting) for node in nodes}
 
@@ -235,7 +199,7 @@ def _site(node: Any, max_plate_nesting: int) -> Site:
 
 
 def unwrap(fn: Distribution) -> tuple[Distribution, Mask]:
-    """The distribution that a program named, without what plates and masks put around it."""
+    """Return the distribution without the wrappers of plates and masks, and its mask."""
     mask: Mask = None
     while isinstance(fn, ExpandedDistribution | MaskedDistribution):
         if isinstance(fn, MaskedDistribution):
@@ -245,13 +209,12 @@ def unwrap(fn: Distribution) -> tuple[Distribution, Mask]:
 
 
 def _log_prob(node: Any, max_plate_nesting: int) -> Array:
-    """log fn(value), masked, inner plates summed out: (..., K, N)."""
     extra = (node["intermediates"],) if node["intermediates"] else ()
     return per_datum(jnp.asarray(node["fn"].log_prob(node["value"], *extra)), max_plate_nesting)
 
 
 def per_datum(value: Array, max_plate_nesting: int) -> Array:
-    """`value` of a program's batch shape with its inner plates summed out: (..., K, N)."""
+    """See `ppl_vae.inference.draws.per_datum`."""
     missing = max_plate_nesting + 1 - value.ndim
     value = value.reshape((1,) * missing + value.shape)
     inner = tuple(range(-max_plate_nesting, -1))
