@@ -16,8 +16,7 @@ from pyro.infer import Trace_ELBO
 from support import CASE, make, objective_of
 from torch import Tensor, nn
 
-from ppl_vae.inference import ELBO, Objective, log_likelihood, mean_loss
-from ppl_vae.inference.compare import compare
+from ppl_vae.inference import ELBO, Objective, compare, log_likelihood, mean_loss
 from ppl_vae.inference.compilation import compiled_function
 from ppl_vae.inference.compilation.capture import CannotCapture
 from ppl_vae.inference.compilation.compiled_function import (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import CASE, make, run_python
 
-from ppl_vae.inference.evaluation.diagnostics import pareto_k, to_arviz
+from ppl_vae.inference import pareto_k, to_arviz
 from ppl_vae.models import HierarchicalVAE, Model
 
 az = pytest.importorskip("ppl_vae.shared.evaluation.optional_packages").arviz()

@@ -13,7 +13,7 @@ from support import CASE, make
 from torch import Tensor, nn
 
 from ppl_vae import plots
-from ppl_vae.inference.evaluation.calibration import calibration
+from ppl_vae.inference import calibration
 from ppl_vae.models import SBN, Model
 from ppl_vae.shared.evaluation.calibration import Calibration, holm
 

@@ -17,13 +17,13 @@ from ppl_vae.inference import (
     VIMCO,
     ExponentialDecay,
     Relaxed,
+    compare,
     fit,
+    gradient_stats,
     log_likelihood,
     mean_loss,
+    posterior_collapse,
 )
-from ppl_vae.inference.compare import compare
-from ppl_vae.inference.evaluation.diagnostics import posterior_collapse
-from ppl_vae.inference.evaluation.gradients import gradient_stats
 from ppl_vae.inference.objectives.parts.baselines import BaselineNet
 from ppl_vae.models import SBN, VAE, Model
 

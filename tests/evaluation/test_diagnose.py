@@ -11,15 +11,16 @@ import torch
 from support import CASE, make
 from torch import Tensor
 
-from ppl_vae.inference.evaluation.diagnose import diagnose
+from ppl_vae.inference import diagnose
 from ppl_vae.inference.evaluation.log_likelihood import log_likelihood
 from ppl_vae.models import Model
+from ppl_vae.shared.evaluation.active_units import ActiveUnits
 from ppl_vae.shared.evaluation.calibration import Calibration
 from ppl_vae.shared.evaluation.diagnosis import Diagnosis
 from ppl_vae.shared.evaluation.elbo_surgery import ElboSurgery
 from ppl_vae.shared.evaluation.estimates import Estimate
-from ppl_vae.shared.evaluation.latent_units import ActiveUnits, PosteriorCollapse
 from ppl_vae.shared.evaluation.pareto_k import ParetoK
+from ppl_vae.shared.evaluation.posterior_collapse import PosteriorCollapse
 
 
 def verdicts(found: Diagnosis) -> dict[str, str]:

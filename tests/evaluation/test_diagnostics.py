@@ -15,9 +15,9 @@ from support import CASE, make
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from ppl_vae.inference.evaluation.diagnose import diagnose
-from ppl_vae.inference.evaluation.diagnostics import (
+from ppl_vae.inference import (
     active_units,
+    diagnose,
     elbo_surgery,
     pareto_k,
     posterior_collapse,

@@ -23,13 +23,13 @@ from scipy.special import gammaln
 from torch import Tensor, nn
 
 from ppl_vae.data import digits
-from ppl_vae.inference import ELBO, fit, log_likelihood
+from ppl_vae.inference import ELBO, fit, gaps, log_likelihood
 from ppl_vae.inference.evaluation import local_posteriors
-from ppl_vae.inference.evaluation.gaps import gaps
 from ppl_vae.inference.evaluation.local_posteriors import LOCAL, Gaussian
 from ppl_vae.models import VAE, Model
-from ppl_vae.shared.evaluation.estimates import Estimate
-from ppl_vae.shared.evaluation.gaps import Gaps, LocalFit, bounds, highest
+from ppl_vae.shared.evaluation.estimates import Estimate, bounds
+from ppl_vae.shared.evaluation.gaps import Gaps, highest
+from ppl_vae.shared.evaluation.local_fit import LocalFit
 
 
 class Pair(Model):
@@ -296,7 +296,7 @@ def test_it_ends_when_nothing_improves(steps: int, patience: int) -> None:
 def test_there_are_k_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
     found = lambda log_w: shapes.append(log_w.shape) or bounds(log_w)  # type: ignore[func-returns-value] # noqa: E731
-    monkeypatch.setattr(import_module("ppl_vae.inference.evaluation.gaps"), "bounds", found)
+    monkeypatch.setattr(import_module("ppl_vae.shared.evaluation.gaps"), "bounds", found)
     settings = {"k": 200, "particles": 60, "steps": 1, "batch_size": 3}
     gaps(exact.conjugate(exact=True), exact.data(), ("gaussian",), **settings)
     assert shapes == [(200, 3), (200, 3), (200, 1), (200, 1)]

@@ -10,8 +10,7 @@ import torch
 from support import gradients
 from torch import Tensor
 
-from ppl_vae.inference import IWAE, DReG, Renyi
-from ppl_vae.inference.evaluation.gradients import gradient_stats
+from ppl_vae.inference import IWAE, DReG, Renyi, gradient_stats
 from ppl_vae.inference.objectives.elbo import ELBO
 from ppl_vae.models import VAE
 from ppl_vae.shared.evaluation.gradients import Moments, statistics

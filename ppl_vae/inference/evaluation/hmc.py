@@ -1,4 +1,4 @@
-"""Hamiltonian moves of many chains at once."""
+"""Hamiltonian Monte Carlo moves of many chains at once."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -13,13 +13,13 @@ from ppl_vae.shared.evaluation.annealing import JITTER
 
 
 class Target(Protocol):
-    """What a move asks of the density f_beta; see `tempered.Tempered`."""
+    """The interface of a density f_beta; see `tempered.Tempered`."""
 
     def terms(self, position: Tensor) -> Terms:
-        """The terms of log f_beta at positions (K, N, D)."""
+        """Return the terms of log f_beta at positions (K, N, D)."""
 
     def gradient(self, position: Tensor, beta: float | Tensor) -> Tensor:
-        """The gradient of log f_beta there."""
+        """Return the gradient of log f_beta at positions (K, N, D)."""
 
 
 class State(NamedTuple):
@@ -32,14 +32,14 @@ class State(NamedTuple):
 def move(
     target: Target, state: State, beta: float | Tensor, step_size: Tensor, steps: int
 ) -> tuple[State, Tensor]:
-    """A Hamiltonian move of every chain, which leaves f_beta as it is.
+    """Make a Hamiltonian move of every chain that leaves f_beta invariant.
 
         momentum ~ N(0, I),    H = -log f_beta(position) + |momentum|^2 / 2
 
     and the end of the trajectory is accepted with probability min(1, exp(H_before - H_after)).
-    All step sizes of a move are multiplied by one number, uniform from 0.1 to 1.9, drawn anew for
-    each chain and datum, so that trajectories are not periods (section 3.2), and a chain in a tail,
-    where the step size of the others is too large, does not stay there.
+    Each move of a chain multiplies its step size by a uniform number from 0.1 to 1.9. This prevents
+    periodic trajectories (section 3.2), and chains from getting stuck in a tail, where the common
+    step size is too large.
 
     References:
         Neal, "MCMC using Hamiltonian dynamics", Handbook of Markov Chain Monte Carlo, 2011,
@@ -47,13 +47,13 @@ def move(
 
     Args:
         target: The density.
-        state: Where the chains are.
-        beta: Of the density that is left as it is.
-        step_size: Of the leapfrog, for each datum, shape (N,).
+        state: The chains.
+        beta: Inverse temperature of the density.
+        step_size: Leapfrog step size of each datum, shape (N,).
         steps: Number of leapfrog steps.
 
     Returns:
-        Where the chains are then, and the probability of acceptance of each, (K, N).
+        The chains after the move, and their acceptance probabilities, (K, N).
     """
     momentum = torch.randn_like(state.position)
     batch = state.position.shape[:-1]
@@ -67,34 +67,34 @@ def move(
     log_ratio = log_f - tempered(state.terms, beta) + kinetic
     to_infinity = ~(log_f + kinetic).isfinite()
     probability = log_ratio.clamp(max=0).exp().masked_fill(to_infinity, 0)
-    return _choose(uniform[1] < probability, new, state), probability
+    return _where(uniform[1] < probability, new, state), probability
 
 
 class CompiledMoves:
-    """`move`, for densities of one program, as a graph for each shape of the data.
+    """`move` for densities of one program, compiled for each shape of the data.
 
-    Random numbers, gradients, and which chains accept are in the graph. The inverse temperature and
-    the step sizes are its inputs, so that all temperatures have one.
+    The graph contains random numbers, gradients and acceptance. The inverse temperature and the
+    step sizes are inputs, so that all temperatures share it.
 
     Args:
-        model: The module that the program reads weights of.
+        model: The module whose weights the program reads.
         compile: See `CompiledFunction`.
     """
 
     def __init__(self, model: nn.Module, *, compile: Compile) -> None:
-        self.captured = CompiledFunction(self._moved, [model], compile=compile)
+        self.compiled = CompiledFunction(self._move, [model], compile=compile)
 
     def __call__(
         self, target: Tempered, state: State, beta: float, step_size: Tensor, steps: int
     ) -> tuple[State, Tensor]:
-        """As `move`."""
-        self.target = target  # of which a graph has the program and not the data
+        """Make a move; see `move`."""
+        self.target = target  # the graph fixes its program, not its data
         inverse = torch.full((), beta, dtype=torch.double, device=state.position.device)
         given = state.position, *state.terms, inverse, step_size, *target.data
-        position, log_prior, log_likelihood, probability = self.captured(steps, *given)
+        position, log_prior, log_likelihood, probability = self.compiled(steps, *given)
         return State(position, (log_prior, log_likelihood)), probability
 
-    def _moved(self, steps: int, position: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+    def _move(self, steps: int, position: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         log_prior, log_likelihood, beta, step_size, *data = given
         state = State(position, (log_prior, log_likelihood))
         after, probability = move(self.target.of(*data), state, beta, step_size, steps)
@@ -108,10 +108,10 @@ def leapfrog(
     step_size: Tensor,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """Hamiltonian dynamics, reversible and of constant volume, with a gradient for each step.
+    """Simulate Hamiltonian dynamics, reversibly and volume-preserving, with a gradient per step.
 
     A step is half a step of the position, one of the momentum, and half a step of the position;
-    halves that meet are one. So the ends of a trajectory need no gradient.
+    adjacent half steps are merged. So the ends of a trajectory need no gradient.
     """
     position = position + 0.5 * step_size * momentum
     for left in reversed(range(steps)):
@@ -120,10 +120,10 @@ def leapfrog(
     return position, momentum
 
 
-def _choose(first: Tensor, one: State, other: State) -> State:
-    """`one` where `first`, else `other`: (K, N) broadcasts against terms of shape (..., K, N)."""
+def _where(accepted: Tensor, one: State, other: State) -> State:
+    """Return `one` where `accepted`, (K, N), else `other`; terms have shape (..., K, N)."""
     prior, likelihood = (
-        torch.where(first, a, b) for a, b in zip(one.terms, other.terms, strict=True)
+        torch.where(accepted, a, b) for a, b in zip(one.terms, other.terms, strict=True)
     )
-    position = torch.where(first.unsqueeze(-1), one.position, other.position)
+    position = torch.where(accepted.unsqueeze(-1), one.position, other.position)
     return State(position, (prior, likelihood))

@@ -1,4 +1,4 @@
-"""Entries that are missing in the data, drawn by a trained pair."""
+"""Imputation of missing entries by a trained pair."""
 
 from typing import Any
 
@@ -12,27 +12,28 @@ from ppl_vae.shared.checks import as_numpy, check_mask, check_seed, check_whole
 
 
 def impute(model: Model, x: Any, observed: Any, *, steps: int = 100, seed: int = 0) -> Tensor:
-    """Draws the missing entries of x by a Markov chain, shape (n, x_dim).
+    """Draw the missing entries of x by a Markov chain, shape (n, x_dim).
 
-        z ~ q(z | x),    x_missing ~ p(x_missing | z),    x_observed as it is     (1)
+        z ~ q(z | x),    x_missing ~ p(x_missing | z),    x_observed fixed        (1)
 
-    again and again. Where q(z | x) is the posterior this is Gibbs sampling, and the chain tends to
-    p(x_missing | x_observed); else it is off by as much as q is.
+    repeatedly. If q(z | x) is the posterior this is Gibbs sampling, and the chain converges to
+    p(x_missing | x_observed); otherwise its error is that of q.
 
     References:
         Rezende, Mohamed & Wierstra, "Stochastic Backpropagation and Approximate Inference in Deep
         Generative Models", ICML 2014, arXiv:1401.4082 (missing data imputation).
 
     Args:
-        model: A pair with one datum, the site `x`; it is put into evaluation mode meanwhile.
-        x: Data, shape (n, x_dim). What stands at the missing entries is where the chain starts, so
-            that a chain goes on when it is given its own result.
-        observed: Which entries are known (True), of the same shape.
+        model: The model/guide pair, with the single argument `x`. Temporarily switched to
+            evaluation mode.
+        x: Data, shape (n, x_dim). The chain starts at its values of the missing entries, so a
+            result of `impute` continues its chain.
+        observed: Whether each entry is known, boolean, of the same shape.
         steps: Number of rounds of (1).
-        seed: Of the draws; the caller's random state is left as it was.
+        seed: Random seed for the draws. The global RNG state is restored afterwards.
 
     Raises:
-        ValueError: x or observed are not what they should be.
+        ValueError: an argument is invalid.
     """
     check_whole("steps", steps, 1)
     check_seed(seed)

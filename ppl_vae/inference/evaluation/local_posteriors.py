@@ -1,4 +1,4 @@
-"""Posteriors with parameters of their own for each datum; `gaps` fits them."""
+"""Posteriors with separate parameters for each datum, for `gaps`."""
 
 import math
 from collections.abc import Callable
@@ -6,41 +6,47 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ppl_vae.shared.evaluation.gaps import HIDDEN, LAYERS, MOST, TOLERANCE, LocalFit
+from ppl_vae.shared.evaluation.local_fit import (
+    HIDDEN,
+    LAYERS,
+    MAX_LOG_SCALE,
+    TOLERANCE,
+    LocalFit,
+)
 
 Parameters = dict[str, Tensor]
 LogJoint = Callable[[Tensor], Tensor]
-"""log p(x, u) of positions (K, N, D): (K, N)."""
+"""log p(x, u), (K, N), at positions (K, N, D)."""
 
 
 class Gaussian:
     """q(u) = N(loc, diag(scale)^2) for each of N data, u of shape (K, N, D).
 
-    Subclasses put a map of the noise before the scale:
+    Subclasses transform the noise before the scale:
 
         u = loc + scale * f(e),    e ~ N(0, I)
     """
 
     def initial(self, loc: Tensor, scale: Tensor) -> Parameters:
-        """Parameters, (N, ...), with which q is this Gaussian."""
+        """Return parameters, (N, ...), at which q is this Gaussian."""
         return {"loc": loc, "log_scale": scale.log()}
 
     def draw(self, at: Parameters, noise: Tensor) -> Tensor:
-        """u from e, both (K, N, D)."""
+        """Return u for noise e, both (K, N, D)."""
         return at["loc"] + at["log_scale"].exp() * self.forwards(at, noise)
 
     def log_prob(self, at: Parameters, u: Tensor) -> Tensor:
-        """log q(u), (K, N)."""
+        """Return log q(u), (K, N)."""
         noise, log_det = self.backwards(at, (u - at["loc"]) * (-at["log_scale"]).exp())
         log_normal = -0.5 * (noise**2 + math.log(2 * math.pi)).sum(-1)
         return log_normal - log_det - at["log_scale"].sum(-1)
 
     def forwards(self, at: Parameters, noise: Tensor) -> Tensor:
-        """f(e)."""
+        """Return f(e)."""
         return noise
 
     def backwards(self, at: Parameters, v: Tensor) -> tuple[Tensor, Tensor]:
-        """e with f(e) = v, and log |df/de| there, which broadcasts against (K, N)."""
+        """Return e with f(e) = v, and log |df/de| there, which broadcasts against (K, N)."""
         return v, torch.zeros_like(v[..., 0])
 
 
@@ -61,11 +67,11 @@ class FullGaussian(Gaussian):
 
 
 class Flow(Gaussian):
-    """A Gaussian and affine coupling layers, whose networks each datum has for itself.
+    """A Gaussian with affine coupling layers, with separate networks for each datum.
 
         f = f_L ... f_1,    f_l(v) = v on one half, v * exp(s(half)) + t(half) on the other
 
-    The halves are even and odd entries in turn; s and t are networks of one hidden layer.
+    The halves are the even and the odd entries, alternating; s and t have one hidden layer.
 
     References:
         Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", ICLR 2017,
@@ -73,7 +79,7 @@ class Flow(Gaussian):
     """
 
     def initial(self, loc: Tensor, scale: Tensor) -> Parameters:
-        """f is the identity: the last weights of the networks are 0."""
+        """Return parameters at which f is the identity: the last weights of the networks are 0."""
         n, dim = loc.shape
         first = torch.randn(LAYERS, dim, HIDDEN, dtype=loc.dtype, device=loc.device)
         return {
@@ -101,49 +107,49 @@ class Flow(Gaussian):
 
 
 def _layers(at: Parameters) -> list[tuple[Tensor, ...]]:
-    """The weights of each layer: together, because an index would cost a gradient of all layers."""
+    """Return the weights of each layer; indexing would compute a gradient of all layers."""
     names = ("first", "hidden", "last", "bias")
     return list(zip(*(at[name].unbind(1) for name in names), strict=True))
 
 
 def _coupling(weights: tuple[Tensor, ...], layer: int, v: Tensor) -> tuple[Tensor, Tensor]:
-    """log scale and shift of a layer, (K, N, D), both 0 on the half that they are made of."""
+    """Return log scale and shift of a layer, (K, N, D), both 0 on the half they are computed of."""
     kept = ((torch.arange(v.shape[-1], device=v.device) + layer) % 2).to(v)
     first, of_hidden, last, bias = weights
     hidden = (torch.einsum("knd,ndh->knh", v * kept, first) + of_hidden).tanh()
     out = torch.einsum("knh,nhd->knd", hidden, last) + bias
     log_scale, shift = ((1 - kept) * part for part in out.chunk(2, -1))
-    return MOST * (log_scale / MOST).tanh(), shift
+    return MAX_LOG_SCALE * (log_scale / MAX_LOG_SCALE).tanh(), shift
 
 
 LOCAL: dict[str, Gaussian] = {"gaussian": Gaussian(), "full": FullGaussian(), "flow": Flow()}
 
 
 def fit(family: Gaussian, start: Parameters, log_joint: LogJoint, effort: LocalFit) -> Parameters:
-    """The parameters of the best q of each datum, all data side by side.
+    """Fit q to each datum, all data in parallel, and return its parameters.
 
-    Gradients are those by the path of the draws alone, which have no variance where q is p(u | x).
+    Path-derivative gradients have no variance where q is p(u | x).
 
     References:
         Roeder, Wu & Duvenaud, "Sticking the landing", NeurIPS 2017, arXiv:1703.09194.
 
     Args:
-        family: What q are.
-        start: Where they begin.
+        family: The family of q.
+        start: Initial parameters.
         log_joint: log p(x, u).
-        effort: Of the optimisation.
+        effort: The effort of the optimisation.
     """
     at = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
-    optimiser = torch.optim.Adam(at.values(), effort.lr)
+    optimizer = torch.optim.Adam(at.values(), effort.lr)
     best, failures = -math.inf, 0
     for steps in effort.blocks:
         total = at["loc"].new_zeros(())
         for _ in range(steps):
-            total += _step(family, at, log_joint, optimiser, effort.draws)
+            total += _step(family, at, log_joint, optimizer, effort.draws)
         mean = total.item() / (steps * len(at["loc"]))
-        if not mean > best + TOLERANCE:  # also if it is no number
+        if not mean > best + TOLERANCE:  # also if it is NaN
             failures += 1
-            optimiser.param_groups[0]["lr"] /= 2
+            optimizer.param_groups[0]["lr"] /= 2
         best = max(best, mean)
         if failures == effort.patience:
             break
@@ -155,18 +161,18 @@ def _step(
     family: Gaussian,
     at: Parameters,
     log_joint: LogJoint,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     draws: int,
 ) -> Tensor:
-    """One step of all q; returns the sum of their bounds."""
+    """Take a step of all q, and return the sum of their ELBOs."""
     loc = at["loc"]
     noise = torch.randn(draws, *loc.shape, dtype=loc.dtype, device=loc.device)
     u = family.draw(at, noise)
     fixed = {name: value.detach() for name, value in at.items()}
     bound = (log_joint(u) - family.log_prob(fixed, u)).mean(0).sum()
-    # Not backward(): parameters of the model would get gradients.
+    # Not backward(), which would set gradients of the model's parameters.
     gradients = torch.autograd.grad(-bound, list(at.values()))
     for value, gradient in zip(at.values(), gradients, strict=True):
         value.grad = gradient
-    optimiser.step()
+    optimizer.step()
     return bound.detach()

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from ppl_vae.inference import random_state
 from ppl_vae.inference.batches import Batches
 from ppl_vae.inference.draws import Draws, Program, Site, draw
-from ppl_vae.inference.evaluation.diagnostics import elbo_surgery
 from ppl_vae.inference.objectives.elbo import ELBO
 from ppl_vae.inference.objectives.parts.base import Objective, PyroObjective
 from ppl_vae.inference.objectives.parts.path_gradients import Paths
 from ppl_vae.models.base import Model, evaluating
 from ppl_vae.shared.checks import sample_once
+from ppl_vae.shared.evaluation.elbo_surgery import elbo_surgery
 from ppl_vae.shared.objectives.lagging import (
     check_lagging,
     check_wrapped,

@@ -1,1 +1,1 @@
-"""Measurements of trained pairs in numpy, for both backends."""
+"""Measurements of trained model/guide pairs in numpy, for both backends."""

@@ -1,4 +1,4 @@
-"""How annealed importance sampling goes from the prior to the posterior, for both backends."""
+"""Settings of annealed importance sampling."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,19 @@ import numpy as np
 from ppl_vae.shared.checks import check_whole
 
 SHARPNESS = 4.0
-"""Of the sigmoid that temperatures are taken from (Wu et al. 2017)."""
+"""Slope of the sigmoid that sets the temperatures (Wu et al. 2017)."""
 ACCEPTANCE = 0.8
-"""The share of accepted moves that step sizes are adapted to.
+"""Target acceptance rate of the step size adaptation.
 
-Wu et al. (2017) have 0.65, the best for many dimensions and chains in equilibrium (Neal 2011). With
-it single chains get stuck in tails, where the step size is too large, and the weights spread more:
-with 200 temperatures, standard deviations of log w of 0.5 here and of 3 there for a linear Gaussian
-model of two latent numbers, of 0.22 and 0.49 for a VAE of 20 (of digits)."""
+Wu et al. (2017) use 0.65, the best rate for many dimensions and chains in equilibrium (Neal 2011).
+With it single chains get stuck in tails, where the step size is too large, and the weights spread
+more: with 200 temperatures, standard deviations of log w are 0.5 with 0.8 and 3 with 0.65 for a
+linear Gaussian model of two latent numbers, and 0.22 and 0.49 for a VAE of 20 (digits)."""
 RATE = 0.5
 """log step size += RATE (acceptance - ACCEPTANCE), after each move."""
 FIRST_STEP_SIZE = 0.5
 JITTER = 0.9
-"""A step size is multiplied by a number from 1 - JITTER to 1 + JITTER, anew for each move."""
+"""Each move multiplies the step size by a random number in [1 - JITTER, 1 + JITTER]."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Annealing:
     Args:
         chains: Number of chains for each datum.
         temperatures: Number T of temperatures 0 < beta_1 < ... < beta_T = 1.
-        leapfrog_steps: Steps of a Hamiltonian move; there is one move at each temperature.
-        adaptation: Number of temperatures of the run that finds the step sizes.
+        leapfrog_steps: Leapfrog steps of a Hamiltonian move; there is one move per temperature.
+        adaptation: Number of temperatures of the run that adapts the step sizes.
     """
 
     chains: int = 16
@@ -44,15 +44,15 @@ class Annealing:
         check_whole("adaptation", self.adaptation, 2)
 
     def betas(self) -> np.ndarray:
-        """0 = beta_0 < ... < beta_T = 1, shape (T + 1,)."""
+        """Return the inverse temperatures 0 = beta_0 < ... < beta_T = 1, shape (T + 1,)."""
         return sigmoidal(self.temperatures)
 
     def adaptation_betas(self) -> np.ndarray:
-        """Those of the run that finds the step sizes."""
+        """Return the inverse temperatures of the run that adapts the step sizes."""
         return sigmoidal(self.adaptation)
 
     def interpolation(self) -> np.ndarray:
-        """What takes log step sizes of the moves of that run to those of the T - 1 moves.
+        """Return the matrix from log step sizes of the adaptation run to those of the T - 1 moves.
 
         Shape (T - 1, adaptation - 1): linear in the index t / T of the temperature.
         """
@@ -63,7 +63,7 @@ class Annealing:
 
 
 def sigmoidal(temperatures: int) -> np.ndarray:
-    """beta_t = (s(4 (2t/T - 1)) - s(-4)) / (s(4) - s(-4)), t = 0, ..., T; s is the sigmoid."""
+    """Return beta_t = (s(4 (2t/T - 1)) - s(-4)) / (s(4) - s(-4)), t = 0, ..., T, with sigmoid s."""
     t = np.arange(temperatures + 1) / temperatures
     s = 1 / (1 + np.exp(-SHARPNESS * (2 * t - 1)))
     return np.asarray((s - s[0]) / (s[-1] - s[0]))

@@ -1,37 +1,30 @@
-"""All measurements of a trained pair in one table, each with a verdict."""
+"""A table of measurements of a trained pair, each with a verdict."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ppl_vae.shared.checks import check_whole
 from ppl_vae.shared.evaluation.calibration import Calibration
-from ppl_vae.shared.evaluation.elbo_surgery import ConditionalPrior, ElboSurgery, elbo_surgery
+from ppl_vae.shared.evaluation.elbo_surgery import ElboSurgery
 from ppl_vae.shared.evaluation.estimates import Estimate
-from ppl_vae.shared.evaluation.gaps import bounds
-from ppl_vae.shared.evaluation.latent_units import PosteriorCollapse, posterior_collapse
-from ppl_vae.shared.evaluation.optional_packages import arviz
-from ppl_vae.shared.evaluation.pair import Pair
-from ppl_vae.shared.evaluation.pareto_k import FEWEST, UNRELIABLE, ParetoK, smoothed
+from ppl_vae.shared.evaluation.pareto_k import UNRELIABLE, ParetoK
+from ppl_vae.shared.evaluation.posterior_collapse import PosteriorCollapse
 
 GOOD = "good"
 PRECISE = 0.1
-"""A Monte Carlo error below so many nats is small."""
-FEWEST_SIMULATIONS = 100
-"""Five for each of the 20 bins that `calibration` has."""
+"""Monte Carlo errors below this many nats are small."""
 
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What `diagnose` found; its text is the table.
+    """The result of `diagnose`; its string is the table.
 
     Attributes:
         elbo: The evidence lower bound.
         log_likelihood: log p(x) by importance sampling.
         collapse: KL divergences, active units and collapsed units.
-        surgery: The parts of the KL term; None where the prior depends on the datum.
-        pareto_k: k-hat.
+        surgery: The parts of the KL term; None if the prior depends on the datum.
+        pareto_k: k-hat of each datum.
         calibration: Ranks of simulated latents.
     """
 
@@ -44,49 +37,49 @@ class Diagnosis:
 
     @property
     def gap(self) -> Estimate:
-        """log p(x) less the bound: KL(q(z | x) || p(z | x)) of each datum.
+        """log p(x) - ELBO, the KL(q(z | x) || p(z | x)) of each datum.
 
-        Both are of the same weights; its errors, those of independent draws, are upper bounds.
+        Both use the same weights; its errors, those of independent draws, are upper bounds.
         """
         return self.log_likelihood - self.elbo
 
     @property
     def kl(self) -> float:
-        """The KL term of the bound."""
+        """The KL term of the ELBO."""
         return sum(site.mean for site in self.collapse.sites.values())
 
     @property
     def lines(self) -> list[tuple[str, str, str]]:
-        """What was measured, its value, and the verdict, "good" or what is poor."""
+        """Each measure, its value and the verdict: "good" or the problem."""
         return [
-            ("ELBO", _text(self.elbo), self._of_elbo()),
-            ("log p(x)", str(self.log_likelihood), self._of_log_likelihood()),
-            ("log p(x) - ELBO", _text(self.gap), self._of_gap()),
-            *self._of_sites(),
-            *self._of_surgery(),
-            ("k-hat", _short(self.pareto_k), self._of_pareto_k()),
-            *self._of_calibration(),
+            ("ELBO", _text(self.elbo), self._elbo_verdict()),
+            ("log p(x)", str(self.log_likelihood), self._log_likelihood_verdict()),
+            ("log p(x) - ELBO", _text(self.gap), self._gap_verdict()),
+            *self._sites_lines(),
+            *self._surgery_lines(),
+            ("k-hat", _short(self.pareto_k), self._pareto_k_verdict()),
+            *self._calibration_lines(),
         ]
 
     def __str__(self) -> str:
         head = [("measure", "value", "verdict")]
         rows = head + self.lines
-        wide = [max(len(row[i]) for row in rows) for i in (0, 1)]
-        return "\n".join(f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in rows)
+        widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+        return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows)
 
-    def _of_elbo(self) -> str:
+    def _elbo_verdict(self) -> str:
         if not np.isfinite(self.elbo.values).all():
             return "poor: q(z | x) has draws where p(x, z) is 0; another guide"
         error = self.elbo.monte_carlo_error
         return GOOD if error < PRECISE else f"poor: error {error:.2f} of the mean by draws; raise k"
 
-    def _of_log_likelihood(self) -> str:
+    def _log_likelihood_verdict(self) -> str:
         error = float(np.median(self.log_likelihood.errors))
         if error < PRECISE:
             return GOOD
         return f"poor: error {error:.2f} of a datum (median); raise k, or method='ais'"
 
-    def _of_gap(self) -> str:
+    def _gap_verdict(self) -> str:
         gap, limit = self.gap, max(1.0, 0.1 * self.kl)
         error = gap.monte_carlo_error
         if abs(gap.mean - limit) < 2 * error:
@@ -95,7 +88,7 @@ class Diagnosis:
             return GOOD
         return "poor: the guide is far from p(z | x); a larger encoder or a flow, see gaps"
 
-    def _of_sites(self) -> list[tuple[str, str, str]]:
+    def _sites_lines(self) -> list[tuple[str, str, str]]:
         lines = []
         for name, kl in self.collapse.sites.items():
             used = GOOD if kl.mean >= 0.1 else "poor: the site tells nothing; Warmup or FreeBits"
@@ -112,7 +105,7 @@ class Diagnosis:
                 lines.append((f"collapsed units of {name}", value, verdict))
         return lines
 
-    def _of_surgery(self) -> list[tuple[str, str, str]]:
+    def _surgery_lines(self) -> list[tuple[str, str, str]]:
         names = "mutual information", "KL(q(z) || p(z))"
         if self.surgery is None:
             return [(name, "-", "none: the prior depends on a condition") for name in names]
@@ -133,12 +126,12 @@ class Diagnosis:
         values = str(mutual), str(marginal)
         return list(zip(names, values, verdicts, strict=True))
 
-    def _of_pareto_k(self) -> str:
+    def _pareto_k_verdict(self) -> str:
         if self.pareto_k.share <= 0.1:
             return GOOD
         return "poor: weights do not correct the guide; IWAE or DReG, or method='ais'"
 
-    def _of_calibration(self) -> list[tuple[str, str, str]]:
+    def _calibration_lines(self) -> list[tuple[str, str, str]]:
         lines = []
         for name, uneven in self.calibration.uneven().items():
             value = f"{len(uneven) - int(uneven.sum())} of {len(uneven)} units uniform"
@@ -148,32 +141,6 @@ class Diagnosis:
                 verdict = f"poor: the guide is {_shape(spread)} p(z | x) on simulated data"
             lines.append((f"ranks of {name}", value, verdict))
         return lines
-
-
-def diagnose(pair: Pair, calibrate: Callable[[], Calibration], k: int) -> Diagnosis:
-    """See `ppl_vae.inference.evaluation.diagnose.diagnose`."""
-    log_w = pair.log_weights(k).astype(np.float64)
-    pareto_k = ParetoK(smoothed(log_w)[1], k)
-    elbo, log_likelihood = bounds(log_w)
-    try:
-        surgery = elbo_surgery(pair, 1)
-    except ConditionalPrior:
-        surgery = None
-    return Diagnosis(
-        elbo=elbo,
-        log_likelihood=log_likelihood,
-        collapse=posterior_collapse(pair, 0.01, 0.01, 10, 0.01),
-        surgery=surgery,
-        pareto_k=pareto_k,
-        calibration=calibrate(),
-    )
-
-
-def check_diagnosis(k: int, simulations: int) -> None:
-    """There are draws and simulations enough, and what is needed is installed."""
-    check_whole("k", k, FEWEST)
-    check_whole("simulations", simulations, FEWEST_SIMULATIONS)
-    arviz()
 
 
 def _text(estimate: Estimate) -> str:

@@ -1,6 +1,5 @@
-"""What `log_likelihood` is asked for, in either backend: a method and the effort it takes."""
+"""Methods and effort of `log_likelihood`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -16,7 +15,7 @@ class Weighing:
 
     Args:
         k: Number of draws for each datum.
-        particles: Draws for each datum that are looked at together.
+        particles: Number of draws per datum that are evaluated at once.
     """
 
     k: int = 5000
@@ -37,10 +36,10 @@ def effort_of(
     leapfrog_steps: int | None,
     adaptation: int | None,
 ) -> Weighing | Annealing:
-    """That of the method, by its own arguments; None stands for a default.
+    """Return the effort of a method from its own arguments; None means the default.
 
     Raises:
-        ValueError: an argument is not such, or is one of the other method.
+        ValueError: an argument is invalid, or belongs to the other method.
     """
     check_choice("method", method, get_args(Method))
     weighing = _given(k=k, particles=particles)
@@ -51,28 +50,29 @@ def effort_of(
         adaptation=adaptation,
     )
     own, foreign = (weighing, annealing) if method == "iw" else (annealing, weighing)
-    _check_none(foreign, method, ("ais" if method == "iw" else "iw",))
+    _check_unused(foreign, method, ("ais" if method == "iw" else "iw",))
     return Weighing(**own) if method == "iw" else Annealing(**own)
 
 
 def annealing_of(method: str, users: tuple[str, ...], **arguments: int | None) -> Annealing | None:
-    """The effort of annealed importance sampling, if the method is one of its `users`.
+    """Return the effort of annealed importance sampling, if the method is one of its `users`.
 
     Raises:
-        ValueError: an argument is not such, or the method has no use for it.
+        ValueError: an argument is invalid, or the method does not use it.
     """
     given = _given(**arguments)
     if method in users:
         return Annealing(**given)
-    _check_none(given, method, users)
+    _check_unused(given, method, users)
     return None
 
 
-def _check_none(foreign: Mapping[str, int], method: str, users: tuple[str, ...]) -> None:
-    for name, value in foreign.items():
+def _check_unused(foreign: dict[str, int], method: str, users: tuple[str, ...]) -> None:
+    if foreign:
+        name, value = next(iter(foreign.items()))
         raise ValueError(
-            f"{name} should be left out with method={method!r}, which has no use for it, was "
-            f"{value!r}: it is of method={' or '.join(map(repr, users))}"
+            f"{name} should be left out with method={method!r}, which does not use it, was "
+            f"{value!r}: it belongs to method={' or '.join(map(repr, users))}"
         )
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 
 def arviz() -> Any:
-    """The package `arviz`.
+    """Import and return `arviz`.
 
     Raises:
         ImportError: it is not installed.
     """
     with warnings.catch_warnings():
-        # Of releases to come, once a day.
+        # A notice of future releases, shown once a day.
         message = r"\s*ArviZ is undergoing a major refactor"
         warnings.filterwarnings("ignore", message, FutureWarning)
         try:
@@ -24,7 +24,7 @@ def arviz() -> Any:
 
 
 def pandas() -> Any:
-    """The package `pandas`.
+    """Import and return `pandas`.
 
     Raises:
         ImportError: it is not installed.

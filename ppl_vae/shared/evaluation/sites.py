@@ -1,4 +1,4 @@
-"""What measurements ask of the sites of model and guide, of either backend."""
+"""Checks of the sites of model and guide that measurements require."""
 
 import inspect
 import itertools
@@ -7,19 +7,19 @@ from typing import Any
 
 
 def check_several(n: int, least: int = 2) -> None:
-    """There are data enough for a variance over them."""
+    """Check that there are enough data for a variance."""
     if n < least:
         raise ValueError(f"data should hold at least {least} data for a variance, held {n}")
 
 
 def check_some(latents: Sized) -> None:
-    """The guide draws something."""
+    """Check that the guide has a latent site."""
     if not latents:
         raise ValueError("guide should draw a latent site for each datum, drew none")
 
 
 def check_latents(latents: Mapping[str, Any]) -> None:
-    """Each latent site has a value of its own for each datum."""
+    """Check that each latent site has a separate value for each datum."""
     check_some(latents)
     for name, site in latents.items():
         if not site.local:
@@ -31,7 +31,7 @@ def check_latents(latents: Mapping[str, Any]) -> None:
 
 
 def check_drawn(model: Mapping[str, Any], latents: Mapping[str, Any]) -> None:
-    """The guide draws every latent site of the model, and no other."""
+    """Check that the guide draws every latent site of the model, and no other."""
     for name in latents:
         if name not in model:
             raise ValueError(f"site {name!r} of the guide should be one of the model, was not")
@@ -44,14 +44,14 @@ def check_drawn(model: Mapping[str, Any], latents: Mapping[str, Any]) -> None:
 
 
 def check_kl_terms(model: Mapping[str, Any], guide: Mapping[str, Any]) -> list[str]:
-    """The sites that the guide draws, by name, of which each has a KL term of its own.
+    """Return the names of the sites that the guide draws, each with its own KL term.
 
     Raises:
-        ValueError: there is none, or one has no such term for each datum.
+        ValueError: there is no site, or one has no separate term for each datum.
     """
     names = sorted(name for name, site in guide.items() if not site.observed)
     if not names:
-        raise ValueError("guide should draw a latent site, of which there is a KL term, drew none")
+        raise ValueError("guide should draw a latent site, for a KL term, drew none")
     for name in names:
         if not guide[name].local or guide[name].enum_dim is not None:
             raise ValueError(
@@ -62,15 +62,15 @@ def check_kl_terms(model: Mapping[str, Any], guide: Mapping[str, Any]) -> list[s
         if len(model[name].log_prob.shape) > 2:
             raise ValueError(
                 f"site {name!r} should have one prior, but that depends on a site that the model "
-                "enumerates: use mean_loss, which is of all sites together"
+                "enumerates: use mean_loss, which covers all sites jointly"
             )
     return names
 
 
 def closed_given_draws(name: str, model: Mapping[str, Any], guide: Mapping[str, Any]) -> bool:
-    """Whether KL(q || p) of a site, given what was drawn before, is a part of the KL term.
+    """Return whether KL(q || p) of a site, given the sites drawn before, is part of the KL term.
 
-    It is if p depends on nothing that q draws after the site: then both are distributions of the
+    It is if p does not depend on sites that q draws later: then both are distributions of the
     site given the same draws, which do not depend on it.
     """
     order = list(guide)
@@ -80,7 +80,7 @@ def closed_given_draws(name: str, model: Mapping[str, Any], guide: Mapping[str, 
 
 
 def check_simulated(model: Any, observed: Sequence[str]) -> None:
-    """What was simulated of each observed site is data of the guide."""
+    """Check that simulations of each observed site can be arguments of the guide."""
     arguments = list(inspect.signature(model.model).parameters)
     missing = [name for name in observed if name not in arguments]
     if missing:

@@ -13,12 +13,12 @@ from ppl_vae.numpyro.inference import (
     IWAE,
     BaselineNet,
     Warmup,
+    compare,
     fit,
+    gradient_stats,
     log_likelihood,
     mean_loss,
 )
-from ppl_vae.numpyro.inference.compare import compare
-from ppl_vae.numpyro.inference.evaluation.gradients import gradient_stats
 from ppl_vae.numpyro.models import SBN, VAE
 from ppl_vae.shared.io.safetensors_file import read
 

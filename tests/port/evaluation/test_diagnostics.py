@@ -9,10 +9,10 @@ from port_support import jnp, key, make_pair, numpyro
 
 import ppl_vae.inference.evaluation.trained_pair as ours
 from ppl_vae.inference.evaluation import diagnostics as of_pyro
-from ppl_vae.numpyro.inference.evaluation.calibration import calibration
-from ppl_vae.numpyro.inference.evaluation.diagnose import diagnose
-from ppl_vae.numpyro.inference.evaluation.diagnostics import (
+from ppl_vae.numpyro.inference import (
     active_units,
+    calibration,
+    diagnose,
     elbo_surgery,
     pareto_k,
     posterior_collapse,

@@ -14,11 +14,12 @@ from port_support import jax, jnp, key, numpyro
 from scipy.special import gammaln
 
 import ppl_vae.inference.evaluation.local_posteriors as pyro_local
-from ppl_vae.numpyro.inference.evaluation.gaps import gaps
+from ppl_vae.numpyro.inference import gaps
 from ppl_vae.numpyro.inference.evaluation.local_posteriors import LOCAL, fit
 from ppl_vae.numpyro.models import VAE, DiagNormalNet, Model
 from ppl_vae.parity import float64
-from ppl_vae.shared.evaluation.gaps import LocalFit, bounds
+from ppl_vae.shared.evaluation.estimates import bounds
+from ppl_vae.shared.evaluation.local_fit import LocalFit
 
 dist, plate, sample = numpyro.distributions, numpyro.plate, numpyro.sample
 

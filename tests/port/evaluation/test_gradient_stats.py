@@ -6,8 +6,7 @@ import pytest
 from port_support import key
 from support import gradients
 
-from ppl_vae.numpyro.inference import ELBO, IWAE, DReG, Renyi
-from ppl_vae.numpyro.inference.evaluation.gradients import gradient_stats
+from ppl_vae.numpyro.inference import ELBO, IWAE, DReG, Renyi, gradient_stats
 from ppl_vae.numpyro.models import VAE, DiagNormalNet
 
 

@@ -1,1 +1,1 @@
-"""Evaluation of trained model/guide pairs, as `ppl_vae.inference.evaluation`."""
+"""See `ppl_vae.inference.evaluation`."""

@@ -1,4 +1,4 @@
-"""Annealed importance sampling of a batch of data, as `ppl_vae.inference.evaluation.ais`."""
+"""See `ppl_vae.inference.evaluation.ais`."""
 
 from typing import Any
 
@@ -16,43 +16,20 @@ from ppl_vae.shared.evaluation.annealing import ACCEPTANCE, FIRST_STEP_SIZE, RAT
 def forwards(
     target: Target, start: Array, sizes: Array, annealing: Annealing, *, key: Array
 ) -> Array:
-    """log weights of chains from the prior to the posterior, (K, N): E[w] = p(x).
-
-    Args:
-        target: The densities.
-        start: Draws from the prior, (K, N, D).
-        sizes: Step sizes of the moves, from `step_sizes`, shape (T - 1, N).
-        annealing: The effort.
-        key: Random key of the moves.
-    """
+    """See `ppl_vae.inference.evaluation.ais.forwards`."""
     return _weights(target, start, annealing.betas(), sizes, annealing.leapfrog_steps, key)
 
 
 def backwards(
     target: Target, start: Array, sizes: Array, annealing: Annealing, *, key: Array
 ) -> Array:
-    """log weights of the same chains from the posterior to the prior, (K, N): E[w] = 1 / p(x).
-
-    Args:
-        target: The densities.
-        start: Draws from the posterior, (K, N, D).
-        sizes: Step sizes of the moves, in the order of `forwards`.
-        annealing: The effort.
-        key: Random key of the moves.
-    """
+    """See `ppl_vae.inference.evaluation.ais.backwards`."""
     betas = annealing.betas()[::-1]
     return _weights(target, start, betas, sizes[::-1], annealing.leapfrog_steps, key)
 
 
 def step_sizes(target: Target, start: Array, annealing: Annealing, *, key: Array) -> Array:
-    """The step size of each move and datum, (T - 1, N), found by chains of their own.
-
-    Args:
-        target: The densities.
-        start: Draws from the prior, (K, N, D), with which nothing else begins.
-        annealing: The effort.
-        key: Random key of the moves.
-    """
+    """See `ppl_vae.inference.evaluation.ais.step_sizes`."""
 
     def step(carry: tuple[State, Array], given: Any) -> tuple[tuple[State, Array], Array]:
         (state, log_size), (beta, key) = carry, given
@@ -67,12 +44,12 @@ def step_sizes(target: Target, start: Array, annealing: Annealing, *, key: Array
     betas = jnp.asarray(annealing.adaptation_betas()[1:-1], dtype)
     log_size = jnp.full(start.shape[1], FIRST_STEP_SIZE, dtype)
     first = State(start, target.terms(start)), jnp.log(log_size)
-    _, found = lax.scan(step, first, (betas, jax.random.split(key, len(betas))))
-    return jnp.exp(jnp.asarray(annealing.interpolation(), dtype) @ found)
+    _, log_sizes = lax.scan(step, first, (betas, jax.random.split(key, len(betas))))
+    return jnp.exp(jnp.asarray(annealing.interpolation(), dtype) @ log_sizes)
 
 
 def sums(log_w: Array) -> tuple[Array, Array]:
-    """log sum_k w_k and log sum_k w_k^2 of each datum from log weights (K, N)."""
+    """Return log sum_k w_k and log sum_k w_k^2 of each datum from log weights (K, N)."""
     return jnp.asarray(logsumexp(log_w, axis=0)), jnp.asarray(logsumexp(2 * log_w, axis=0))
 
 

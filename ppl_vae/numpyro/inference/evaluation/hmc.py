@@ -1,4 +1,4 @@
-"""Hamiltonian moves of many chains at once, as `ppl_vae.inference.evaluation.hmc`."""
+"""See `ppl_vae.inference.evaluation.hmc`."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -12,17 +12,17 @@ from ppl_vae.shared.evaluation.annealing import JITTER
 
 
 class Target(Protocol):
-    """What a move asks of the density f_beta; see `tempered.Tempered`."""
+    """See `ppl_vae.inference.evaluation.hmc.Target`."""
 
     def terms(self, position: Array) -> Terms:
-        """The terms of log f_beta at positions (K, N, D)."""
+        """Return the terms of log f_beta at positions (K, N, D)."""
 
     def gradient(self, position: Array, beta: Array) -> Array:
-        """The gradient of log f_beta there."""
+        """Return the gradient of log f_beta at positions (K, N, D)."""
 
 
 class State(NamedTuple):
-    """Chains at positions of shape (K, N, D), and the terms of log f_beta there."""
+    """See `ppl_vae.inference.evaluation.hmc.State`."""
 
     position: Array
     terms: Terms
@@ -31,19 +31,7 @@ class State(NamedTuple):
 def move(
     target: Target, state: State, beta: Array, step_size: Array, steps: int, key: Array
 ) -> tuple[State, Array]:
-    """A Hamiltonian move of every chain, which leaves f_beta as it is.
-
-    Args:
-        target: The density.
-        state: Where the chains are.
-        beta: Of the density that is left as it is.
-        step_size: Of the leapfrog, for each datum, shape (N,).
-        steps: Number of leapfrog steps.
-        key: Random key of the move.
-
-    Returns:
-        Where the chains are then, and the probability of acceptance of each, (K, N).
-    """
+    """See `ppl_vae.inference.evaluation.hmc.move`."""
     keys = jax.random.split(key, 3)
     position, dtype = state.position, state.position.dtype
     momentum = jax.random.normal(keys[0], position.shape, dtype)
@@ -56,9 +44,9 @@ def move(
     log_f, kinetic = tempered(new.terms, beta), 0.5 * (momentum**2 - after**2).sum(-1)
     log_ratio = log_f - tempered(state.terms, beta) + kinetic
     probability = jnp.exp(jnp.minimum(log_ratio, 0))
-    # Also because the minimum of NaN and 0 can be 0 in a compiled program.
+    # In a compiled program the minimum of NaN and 0 can be 0.
     probability = jnp.where(jnp.isfinite(log_f + kinetic), probability, 0)
-    return _choose(uniform < probability, new, state), probability
+    return _where(uniform < probability, new, state), probability
 
 
 def leapfrog(
@@ -68,11 +56,7 @@ def leapfrog(
     step_size: Array,
     steps: int,
 ) -> tuple[Array, Array]:
-    """Hamiltonian dynamics, reversible and of constant volume, with a gradient for each step.
-
-    A step is half a step of the position, one of the momentum, and half a step of the position;
-    halves that meet are one. So the ends of a trajectory need no gradient.
-    """
+    """See `ppl_vae.inference.evaluation.hmc.leapfrog`."""
 
     def step(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
         position, momentum = state
@@ -84,9 +68,9 @@ def leapfrog(
     return position - 0.5 * step_size * momentum, momentum
 
 
-def _choose(first: Array, one: State, other: State) -> State:
-    """`one` where `first`, else `other`: (K, N) broadcasts against terms of shape (..., K, N)."""
+def _where(accepted: Array, one: State, other: State) -> State:
+    """Return `one` where `accepted`, (K, N), else `other`; terms have shape (..., K, N)."""
     prior, likelihood = (
-        jnp.where(first, *pair) for pair in zip(one.terms, other.terms, strict=True)
+        jnp.where(accepted, *pair) for pair in zip(one.terms, other.terms, strict=True)
     )
-    return State(jnp.where(first[..., None], one.position, other.position), (prior, likelihood))
+    return State(jnp.where(accepted[..., None], one.position, other.position), (prior, likelihood))

@@ -1,4 +1,4 @@
-"""Entries that are missing in the data, as `ppl_vae.inference.impute`."""
+"""See `ppl_vae.inference.evaluation.impute`."""
 
 from typing import Any
 
@@ -12,21 +12,7 @@ from ppl_vae.shared.checks import as_numpy, check_mask, check_seed, check_whole
 
 
 def impute(model: Model, x: Any, observed: Any, *, steps: int = 100, seed: int = 0) -> Array:
-    """Draws the missing entries of x by a Markov chain, shape (n, x_dim).
-
-        z ~ q(z | x),    x_missing ~ p(x_missing | z),    x_observed as it is     (1)
-
-    Args:
-        model: A pair with one datum, the site `x`.
-        x: Data, shape (n, x_dim). What stands at the missing entries is where the chain starts, so
-            that a chain goes on when it is given its own result.
-        observed: Which entries are known (True), of the same shape.
-        steps: Number of rounds of (1).
-        seed: Of the draws.
-
-    Raises:
-        ValueError: x or observed are not what they should be.
-    """
+    """See `ppl_vae.inference.impute`."""
     check_whole("steps", steps, 1)
     check_seed(seed)
     check_model(model)

@@ -1,19 +1,16 @@
-"""The log-likelihood of a trained model, as `ppl_vae.inference.log_likelihood`."""
+"""See `ppl_vae.inference.evaluation.log_likelihood`."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpyro
 from jax import Array, lax
 
-from ppl_vae.numpyro.inference.batches import Batches, as_tuple
-from ppl_vae.numpyro.inference.draws import draw
 from ppl_vae.numpyro.inference.evaluation import ais
 from ppl_vae.numpyro.inference.evaluation.tempered import Tempered
+from ppl_vae.numpyro.inference.evaluation.trained_pair import TrainedPair
 from ppl_vae.numpyro.inference.objectives.parts.log_weights import log_weights
-from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
-from ppl_vae.shared.checks import check_whole, sample_once
+from ppl_vae.numpyro.models.base import Model
 from ppl_vae.shared.evaluation.annealing import Annealing
 from ppl_vae.shared.evaluation.estimates import Estimate
 from ppl_vae.shared.evaluation.likelihood import Method, Weighing, effort_of
@@ -34,29 +31,7 @@ def log_likelihood(
     seed: int = 0,
     max_plate_nesting: int = 1,
 ) -> Estimate:
-    """Estimates log p(x) of each datum, in nats, as `ppl_vae.inference.log_likelihood`.
-
-    Args:
-        model: The pair.
-        data: The argument of `model.model`, or a tuple of its arguments; of data that are drawn
-            anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
-        k: Of "iw": number of draws for each datum, by default 5000.
-        method: "iw", importance sampling, or "ais", annealed importance sampling.
-        batch_size: Data, and
-        particles: of "iw", draws for each of them (50), that are looked at together; they bound
-            the memory.
-        chains: Of "ais", as all that follows: number of chains for each datum (16).
-        temperatures: Number of temperatures T (1000).
-        leapfrog_steps: Steps of a move (10); there is one move at each temperature.
-        adaptation: Number of temperatures of the run that finds the step sizes (100).
-        seed: Of the draws and the pixels.
-        max_plate_nesting: Number of plate dimensions of the programs.
-
-    Raises:
-        ValueError: the data are not the model's, an argument is not such or is one of the other
-            method, or a latent variable lies outside the data plate;
-            of "ais", a latent variable is discrete and not enumerated, or masked, or there is none.
-    """
+    """See `ppl_vae.inference.log_likelihood`; it is always compiled."""
     effort = effort_of(
         method,
         k=k,
@@ -66,43 +41,28 @@ def log_likelihood(
         leapfrog_steps=leapfrog_steps,
         adaptation=adaptation,
     )
-    check_whole("batch_size", batch_size, 1)
-    check_model(model)
-    arrays = sample_once(as_tuple(data), seed)
-    model.check(*arrays)
-    weights = parameters(model)
-    weight = next(iter(weights.values()))
-    batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)
-    nesting = max_plate_nesting
+    settings = {"batch_size": batch_size, "seed": seed, "max_plate_nesting": max_plate_nesting}
+    pair = TrainedPair(model, data, **settings)
 
-    @jax.jit
-    def of_batch(weights: Any, batch: Any, key: Array) -> tuple[Array, Array]:
-        pair = with_parameters(model, weights)
+    def sums(model: Model, batch: Any, key: Array) -> tuple[Array, Array]:
         if isinstance(effort, Weighing):
-            return _weighted(pair, batch, effort, nesting, key)
-        return _annealed(pair, batch, effort, nesting, key)
+            return _weighted(pair, model, batch, effort, key)
+        return _annealed(pair, model, batch, effort, key)
 
-    weights_of_datum = effort.k if isinstance(effort, Weighing) else effort.chains
-    parts = []
-    for number, start in enumerate(range(0, len(batches), batch_size)):
-        batch = [array[start : start + batch_size] for array in batches.arrays]
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        with numpyro.validation_enabled(False):
-            sums = of_batch(weights, batch, key)
-        parts.append(Estimate.of_weights(sums, weights_of_datum))
-    return Estimate.join(parts)
+    n_weights = effort.k if isinstance(effort, Weighing) else effort.chains
+    with pair.evaluating():
+        parts = [pair.run("sums", sums, *batch_and_key) for batch_and_key in pair.batches()]
+    return Estimate.join([Estimate.of_weights(log_sums, n_weights) for log_sums in parts])
 
 
 def _weighted(
-    pair: Any, batch: Any, effort: Weighing, nesting: int, key: Array
+    pair: TrainedPair, model: Model, batch: Any, effort: Weighing, key: Array
 ) -> tuple[Array, Array]:
-    """Of a batch by some draws at a time, of which only the sums are kept."""
+    """Return the log sums of the weights and of their squares, by importance sampling."""
     k, particles = effort.k, effort.particles
 
     def chunk(number: Any, size: int) -> tuple[Array, Array]:
-        settings = {"k": size, "max_plate_nesting": nesting}
-        chunk_key = jax.random.fold_in(key, number)
-        draws = draw(pair.model, pair.guide, *batch, key=chunk_key, **settings)
+        draws = pair.draws_of(model, batch, size, jax.random.fold_in(key, number))
         return ais.sums(log_weights(draws))
 
     def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -110,20 +70,23 @@ def _weighted(
 
     whole, rest = divmod(k, particles)
     shape = jax.eval_shape(lambda: chunk(0, 1)[0])
-    nothing = jnp.full(shape.shape, -jnp.inf, shape.dtype)
+    zero = jnp.full(shape.shape, -jnp.inf, shape.dtype)
     total: tuple[Array, Array] = lax.fori_loop(
-        0, whole, lambda number, total: add(total, chunk(number, particles)), (nothing, nothing)
+        0, whole, lambda number, total: add(total, chunk(number, particles)), (zero, zero)
     )
     return add(total, chunk(whole, rest)) if rest else total
 
 
 def _annealed(
-    pair: Any, batch: Any, annealing: Annealing, nesting: int, key: Array
+    pair: TrainedPair, model: Model, batch: Any, annealing: Annealing, key: Array
 ) -> tuple[Array, Array]:
-    """Of a batch by chains from the prior, all side by side."""
+    """Return the log sums of the weights and of their squares, by annealed importance sampling."""
     keys = jax.random.split(key, 4)
-    chains = annealing.chains
-    settings: dict[str, Any] = {"max_plate_nesting": nesting, "otherwise": "use method='iw'"}
-    target = Tempered(pair.model, *batch, chains=chains, **settings)
+    settings: dict[str, Any] = {
+        "chains": annealing.chains,
+        "max_plate_nesting": pair.nesting,
+        "alternative": "use method='iw'",
+    }
+    target = Tempered(model.model, *batch, **settings)
     sizes = ais.step_sizes(target, target.start(keys[0]), annealing, key=keys[1])
     return ais.sums(ais.forwards(target, target.start(keys[2]), sizes, annealing, key=keys[3]))

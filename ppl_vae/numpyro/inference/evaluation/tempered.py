@@ -1,4 +1,4 @@
-"""The way from prior to posterior, unconstrained, as `ppl_vae.inference.evaluation.tempered`."""
+"""See `ppl_vae.inference.evaluation.tempered`."""
 
 import math
 from collections.abc import Mapping
@@ -16,24 +16,12 @@ from numpyro.primitives import Messenger
 from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, per_datum, unwrap
 
 Terms: TypeAlias = tuple[Array, Array]
-"""log p(z) + log |dz/du| and log p(x | z) of each chain and datum, (..., K, N): dimensions further
+"""log p(z) + log |dz/du| and log p(x | z) of each chain and datum, (..., K, N); dimensions further
 left enumerate discrete sites."""
 
 
 class Tempered:
-    """Densities between p(z) and p(x, z), as `ppl_vae.inference.evaluation.tempered.Tempered`.
-
-    Args:
-        model: A NumPyro program p(x, z) of `data`.
-        data: Arguments of the program.
-        chains: Number of chains K.
-        max_plate_nesting: Number of plate dimensions of the program.
-        otherwise: What a user can do instead where there are no moves; errors say it.
-
-    Raises:
-        ValueError: a latent site is discrete and not enumerated, has a mask, lies outside the data
-            plate, or has a support that is not known to `biject_to`; or there is none.
-    """
+    """See `ppl_vae.inference.evaluation.tempered.Tempered`."""
 
     def __init__(
         self,
@@ -41,36 +29,32 @@ class Tempered:
         *data: Any,
         chains: int = 1,
         max_plate_nesting: int = 1,
-        otherwise: str = "",
+        alternative: str = "",
     ) -> None:
         self.model, self.data = model, data
         self.chains, self.nesting = chains, max_plate_nesting
         sites = self._draw(model, model).model
         self.names = [s.name for s in sites.values() if not s.observed and s.enum_dim is None]
-        check(sites.values(), otherwise)
+        check(sites.values(), alternative)
         parts = self._parts({}, jax.random.key(0))
         self.shapes = {name: part.shape for name, part in parts.items()}
 
     def start(self, key: Array, latents: Mapping[str, Array] | None = None) -> Array:
-        """Where chains begin: draws from the prior, or the values `latents` of all sites, (N, ...).
-
-        Returns:
-            Positions u, shape (K, N, D).
-        """
+        """Return initial positions, (K, N, D): draws from the prior, or the values `latents`."""
         parts = self._parts(latents or {}, key)
         return jnp.concatenate([p.reshape((*p.shape[:2], -1)) for p in parts.values()], -1)
 
     def terms(self, position: Array) -> Terms:
-        """log p(z) + log |dz/du| and log p(x | z) at positions u."""
-        at = _At(self._unpacked(position))
-        sites = self._draw(_under(at, self.model), _nothing).model.values()
+        """Return log p(z) + log |dz/du| and log p(x | z) at positions u."""
+        at = _Condition(self._unpack(position))
+        sites = self._draw(_with_messenger(at, self.model), _empty).model.values()
         prior = [per_datum(log_det, self.nesting) for log_det in at.log_dets]
         prior += [s.log_prob for s in sites if s.name in at.values or s.enum_dim is not None]
         likelihood = [s.log_prob for s in sites if s.observed and s.name not in at.values]
         return sum(prior[1:], prior[0]), sum(likelihood, jnp.zeros_like(prior[0]))
 
     def gradient(self, position: Array, beta: Array) -> Array:
-        """The gradient of log f_beta by the position, (K, N, D)."""
+        """Return the gradient of log f_beta with respect to the position, (K, N, D)."""
         log_f = lambda at: tempered(self.terms(at), beta).sum()  # noqa: E731
         gradient: Array = jax.grad(log_f)(position)
         return gradient
@@ -80,8 +64,8 @@ class Tempered:
         return draw(model, guide, *self.data, key=jax.random.key(0), **settings)
 
     def _parts(self, latents: Mapping[str, Array], key: Array) -> dict[str, Array]:
-        """u of each site in a run of the model, (K, N, ...)."""
-        with handlers.seed(rng_seed=key), handlers.trace() as nodes, _Values(latents):
+        """Run the model, and return u of each site, (K, N, ...)."""
+        with handlers.seed(rng_seed=key), handlers.trace() as nodes, _Substitute(latents):
             if self.chains > 1:
                 with numpyro.plate("particles", self.chains, dim=-1 - self.nesting):
                     self.model(*self.data)
@@ -98,8 +82,8 @@ class Tempered:
         value = value.reshape((1,) * missing + value.shape)
         return jnp.moveaxis(value, self.nesting, 1)  # (K, inner plates, N, ...) -> (K, N, ...)
 
-    def _unpacked(self, position: Array) -> dict[str, Array]:
-        """u of each site as its distribution in the program has it, (K, ..., N, ...)."""
+    def _unpack(self, position: Array) -> dict[str, Array]:
+        """Return u of each site in the shape of its distribution, (K, ..., N, ...)."""
         sizes = [math.prod(shape[2:]) for shape in self.shapes.values()]
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
         parts = zip(self.shapes.items(), jnp.split(position, ends, -1), strict=True)
@@ -107,7 +91,7 @@ class Tempered:
 
 
 def tempered(terms: Terms, beta: Array | float) -> Array:
-    """log f_beta from its terms, (K, N)."""
+    """See `ppl_vae.inference.evaluation.tempered.tempered`."""
     log_prior, log_likelihood = terms
     # Not 0 times minus infinity.
     log_f = log_prior + jnp.where(beta == 0, 0, beta * log_likelihood)
@@ -117,46 +101,38 @@ def tempered(terms: Terms, beta: Array | float) -> Array:
 
 
 def increment(terms: Terms, before: Array, after: Array) -> Array:
-    """log f_after - log f_before from their terms, (K, N)."""
+    """See `ppl_vae.inference.evaluation.tempered.increment`."""
     if terms[0].ndim > 2 or terms[1].ndim > 2:
         return tempered(terms, after) - tempered(terms, before)
     return (after - before) * terms[1]
 
 
 def unbounded(support: Any) -> bool:
-    """Whether a site takes all real numbers, or vectors of them."""
+    """See `ppl_vae.inference.evaluation.tempered.unbounded`."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support is constraints.real
 
 
-def check(sites: Any, otherwise: str = "") -> None:
-    """Hamiltonian moves exist for the latent sites of a model.
-
-    Args:
-        sites: The sites.
-        otherwise: What a user can do instead.
-
-    Raises:
-        ValueError: for one of them they do not, or there is none.
-    """
-    otherwise = otherwise and f": {otherwise}"
+def check(sites: Any, alternative: str = "") -> None:
+    """See `ppl_vae.inference.evaluation.tempered.check`."""
+    advice = alternative and f": {alternative}"
     for site in sites:
         if not site.local:
             raise ValueError(
                 f"site {site.name!r} should lie in the data plate, but it belongs to all data"
             )
         if not site.observed:
-            _check_latent(site, otherwise)
+            _check_latent(site, advice)
     if all(site.observed or site.enum_dim is not None for site in sites):
         raise ValueError(
-            f"model should have a latent site that is not enumerated, had none{otherwise}"
+            f"model should have a latent site that is not enumerated, had none{advice}"
         )
 
 
-def _check_latent(site: Site, otherwise: str) -> None:
+def _check_latent(site: Site, advice: str) -> None:
     if site.mask is not None:
-        raise ValueError(f"site {site.name!r} should not have a mask, had one{otherwise}")
+        raise ValueError(f"site {site.name!r} should not have a mask, had one{advice}")
     if site.enum_dim is not None:
         return
     support: Any = site.fn.support
@@ -164,7 +140,7 @@ def _check_latent(site: Site, otherwise: str) -> None:
         raise ValueError(
             f"site {site.name!r} should be continuous or marked "
             f"infer={{'enumerate': 'parallel'}} in the model, was drawn from a discrete "
-            f"{type(unwrap(site.fn)[0]).__name__}{otherwise}"
+            f"{type(unwrap(site.fn)[0]).__name__}{advice}"
         )
     try:
         biject_to(support)
@@ -174,11 +150,11 @@ def _check_latent(site: Site, otherwise: str) -> None:
         ) from error
 
 
-def _nothing(*data: Any) -> None:
-    """A guide that draws nothing: all latents are given or enumerated."""
+def _empty(*data: Any) -> None:
+    """A guide without sites: all latents are given or enumerated."""
 
 
-def _under(messenger: Messenger, model: Program) -> Program:
+def _with_messenger(messenger: Messenger, model: Program) -> Program:
     def program(*data: Any) -> None:
         with messenger:
             model(*data)
@@ -186,8 +162,8 @@ def _under(messenger: Messenger, model: Program) -> Program:
     return program
 
 
-class _Values(Messenger):  # type: ignore[misc]
-    """Gives latent sites their values."""
+class _Substitute(Messenger):  # type: ignore[misc]
+    """Sets the values of latent sites."""
 
     def __init__(self, values: Mapping[str, Array]) -> None:
         super().__init__()
@@ -198,8 +174,8 @@ class _Values(Messenger):  # type: ignore[misc]
             msg["value"] = self.values[msg["name"]]
 
 
-class _At(Messenger):  # type: ignore[misc]
-    """Conditions latent sites on z(u), and collects log |dz/du| where z(u) is not u."""
+class _Condition(Messenger):  # type: ignore[misc]
+    """Conditions latent sites on z(u), and collects log |dz/du| where z(u) differs from u."""
 
     def __init__(self, values: dict[str, Array]) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""A trained pair as measurements see it, as `ppl_vae.inference.evaluation.trained_pair`."""
+"""See `ppl_vae.inference.evaluation.trained_pair`."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -9,119 +9,120 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 from numpyro import handlers
-from numpyro.distributions import Distribution, Independent
-from numpyro.distributions.discrete import (
-    BernoulliLogits,
-    BernoulliProbs,
-    CategoricalLogits,
-    CategoricalProbs,
-)
-from numpyro.distributions.kl import kl_divergence
 from numpyro.primitives import Messenger
 
-from ppl_vae.numpyro.inference.batches import Batches, as_tuple
-from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw, unwrap
+from ppl_vae.numpyro.inference.batches import Batches
+from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw
+from ppl_vae.numpyro.inference.evaluation.units import unit_divergences, unit_means
 from ppl_vae.numpyro.inference.objectives.parts.log_weights import latents, log_weights
-from ppl_vae.numpyro.models.base import Model, check_model, parameters, with_parameters
-from ppl_vae.shared.checks import as_numpy, check_whole, sample_once
-from ppl_vae.shared.evaluation.pair import Arrays, Found, Pair
+from ppl_vae.numpyro.models.base import (
+    Model,
+    as_jax,
+    check_model,
+    parameters,
+    with_parameters,
+)
+from ppl_vae.shared.checks import as_numpy
+from ppl_vae.shared.evaluation.pair import Arrays, Pair, Quantities
 from ppl_vae.shared.evaluation.sites import (
     check_drawn,
     check_latents,
     check_simulated,
     check_some,
-    closed_given_draws,
 )
-
-BERNOULLI, CATEGORICAL = BernoulliLogits | BernoulliProbs, CategoricalLogits | CategoricalProbs
 
 
 class TrainedPair(Pair):
-    """A pair and its data.
+    """A NumPyro model/guide pair and its data on the model's device; see `Pair`."""
 
-    Args:
-        model: The pair.
-        data: The argument of `model.model`, or a tuple of its arguments; of data that are drawn
-            anew (`ppl_vae.data.Dynamic`, `NormalFeatures`) one draw is taken.
-        batch_size: Data that are looked at together.
-        seed: Of the draws and the pixels.
-        max_plate_nesting: Number of plate dimensions of the programs.
-    """
+    model: Model
 
-    def __init__(
-        self,
-        model: Model,
-        data: Any,
-        *,
-        batch_size: int = 100,
-        seed: int = 0,
-        max_plate_nesting: int = 1,
-    ) -> None:
-        check_whole("batch_size", batch_size, 1)
-        check_whole("max_plate_nesting", max_plate_nesting, 1)
+    def __init__(self, model: Model, data: Any, **settings: Any) -> None:
         check_model(model)
-        arrays = sample_once(as_tuple(data), seed)
-        model.check(*arrays)
-        self.model, self.seed, self.nesting = model, seed, max_plate_nesting
+        super().__init__(model, data, **settings)
         self.weights = parameters(model)
         weight = next(iter(self.weights.values()))
-        self.batches = Batches(arrays, next(iter(weight.devices())), weight.dtype)
-        self.n = len(self.batches)
-        self.batch_size = min(batch_size, self.n)
+        self.data = Batches(self.arrays, next(iter(weight.devices())), weight.dtype)
         self.compiled: dict[Any, Callable[..., Any]] = {}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        # NumPyro's checks would stop a model with NaN parameters.
+        with numpyro.validation_enabled(False):
+            yield
+
+    def batches(self) -> Iterator[tuple[list[Array], Array]]:
+        """Return the arguments of the programs for each batch, and a random key."""
+        return ((self.batch(rows), self.key(number)) for number, rows in enumerate(self.rows()))
+
+    def batch(self, rows: slice, shift: int = 0) -> list[Array]:
+        """Return the arguments of the programs for the data `shift` rows later, cyclically."""
+        index = (jnp.arange(rows.start, rows.stop) + shift) % self.n
+        return [array[index] for array in self.data.arrays]
+
+    def key(self, number: int) -> Array:
+        """Return the random key with this number."""
+        return jax.random.fold_in(jax.random.key(self.seed), number)
+
+    def run(self, name: Any, function: Callable[..., Any], *args: Any) -> Any:
+        """Return `function(pair, *args)`, compiled once for each name and shape of arguments."""
+
+        def program(weights: Any, *args: Any) -> Any:
+            return function(with_parameters(self.model, weights), *args)
+
+        return self.compiled.setdefault(name, jax.jit(program))(self.weights, *args)
+
+    def draws(self, rows: slice, k: int, number: int) -> Draws:
+        return self.draws_of(self.model, self.batch(rows), k, self.key(number))
+
+    def draws_of(self, pair: Model, batch: Sequence[Array], k: int, key: Array) -> Draws:
+        """Return the sites of guide and model of `pair` for k draws of a batch."""
+        settings = {"k": k, "max_plate_nesting": self.nesting}
+        return draw(pair.model, pair.guide, *batch, key=key, **settings)
 
     def latents_of(self, sites: Mapping[str, Any]) -> Arrays:
         observed: list[str] = []
         event_dims: dict[str, int] = {}
 
-        def look(data: Any) -> None:
-            draws = self._draw(self.model, self.model.model, data, 1, self._key(0))
+        def record(data: Any) -> None:
+            draws = self._draw(self.model, self.model.model, data, 1, self.key(0))
             observed.extend(site.name for site in draws.model.values() if site.observed)
-            event_dims.update({name: site.fn.event_dim for name, site in _drawn(draws).items()})
+            event_dims.update({n: site.fn.event_dim for n, site in _latent_sites(draws).items()})
 
-        with self._looking():
-            jax.eval_shape(look, self._data(slice(0, 1)))
+        with self.evaluating():
+            jax.eval_shape(record, self.batch(slice(0, 1)))
         check_simulated(self.model, observed)
         return {
             name: as_numpy(self._by_datum(sites[name], event_dim)[0])
             for name, event_dim in event_dims.items()
         }
 
-    @contextmanager
-    def _looking(self) -> Iterator[None]:
-        # NumPyro's checks would stop the run of a model that has gone wrong.
-        with numpyro.validation_enabled(False):
-            yield
+    def _guide(self, rows: slice, k: int, number: int) -> Quantities:
+        def run(pair: Model, data: Any, key: Array) -> Quantities:
+            # The guide in place of the model, which would decode each draw in vain.
+            return self._guide_quantities(_latent_sites(self._draw(pair, None, data, k, key)))
 
-    def _guide(self, rows: slice, k: int, number: int) -> Found:
-        def run(pair: Model, data: Any, key: Array) -> Found:
-            # The guide in the place of the model, which would decode each draw, for nothing.
-            return self._of_guide(_drawn(self._draw(pair, None, data, k, key)))
+        return self._quantities(("guide", k), run, rows, number)
 
-        found: Found = self._run(("guide", k), run, self._data(rows), self._key(number))
-        return found
-
-    def _joint(self, rows: slice, k: int, number: int, replicate: bool) -> Found:
-        def run(pair: Model, data: Any, key: Array) -> Found:
+    def _joint(self, rows: slice, k: int, number: int, replicate: bool) -> Quantities:
+        def run(pair: Model, data: Any, key: Array) -> Quantities:
             for_draws, for_replicates = jax.random.split(key)
             draws = self._draw(pair, pair.model, data, k, for_draws)
-            return self._of_both(draws, for_replicates if replicate else None)
+            return self._joint_quantities(draws, for_replicates if replicate else None)
 
-        found: Found = self._run(("joint", k, replicate), run, self._data(rows), self._key(number))
-        return found
+        return self._quantities(("joint", k, replicate), run, rows, number)
 
-    def _log_weights(self, rows: slice, k: int, number: int) -> Found:
-        def run(pair: Model, data: Any, key: Array) -> Found:
+    def _log_weights(self, rows: slice, k: int, number: int) -> Quantities:
+        def run(pair: Model, data: Any, key: Array) -> Quantities:
             draws = self._draw(pair, pair.model, data, k, key)
             log_w = log_weights(draws)
             check_some(latents(draws))
             return {"log_w": {"all": log_w}}
 
-        found: Found = self._run(("log_weights", k), run, self._data(rows), self._key(number))
-        return found
+        return self._quantities(("log_weights", k), run, rows, number)
 
-    def _prior(self, rows: slice, k: int, number: int) -> Found:
-        def run(pair: Model, data: Any, key: Array) -> Found:
+    def _prior(self, rows: slice, k: int, number: int) -> Quantities:
+        def run(pair: Model, data: Any, key: Array) -> Quantities:
             with handlers.seed(rng_seed=key), handlers.trace() as trace:
                 program = handlers.uncondition(pair.model)
                 if k > 1:
@@ -134,41 +135,31 @@ class TrainedPair(Pair):
                 "prior": {s["name"]: self._by_datum(s["value"], s["fn"].event_dim) for s in sites}
             }
 
-        found: Found = self._run(("prior", k), run, self._data(rows), self._key(number))
-        return found
+        return self._quantities(("prior", k), run, rows, number)
 
     def _log_guide(self, rows: slice, values: Arrays) -> Any:
         n, m = rows.stop - rows.start, len(next(iter(values.values())))
 
         def run(pair: Model, data: Any, values: dict[str, Array]) -> Any:
-            given = {name: self._among(value, n) for name, value in values.items()}
-            sites = _drawn(self._draw(pair, None, data, m, self._key(0), given))
+            given = {name: self._as_particles(value, n) for name, value in values.items()}
+            sites = _latent_sites(self._draw(pair, None, data, m, self.key(0), given))
             return sum(site.log_prob for site in sites.values())
 
-        return self._run(("log_guide", n, m), run, self._data(rows), values)
+        return self.run(("log_guide", n, m), run, self.batch(rows), values)
 
     def _log_prior(self, rows: slice, values: Arrays, shift: int) -> Any:
         def run(pair: Model, data: Any, values: dict[str, Array]) -> Any:
             given = {n: jnp.moveaxis(v, 0, self.nesting - 1) for n, v in values.items()}
-            draws = self._draw(pair, pair.model, data, 1, self._key(0), given)
+            draws = self._draw(pair, pair.model, data, 1, self.key(0), given)
             return sum(draws.model[name].log_prob for name in values)
 
-        return self._run(("log_prior",), run, self._data(rows, shift), values)
+        return self.run(("log_prior",), run, self.batch(rows, shift), values)
 
-    def _run(self, name: Any, run: Callable[..., Any], *args: Any) -> Any:
-        """What `run` finds of the pair, compiled once for each name and shape of the arguments."""
-
-        def program(weights: Any, *args: Any) -> Any:
-            return run(with_parameters(self.model, weights), *args)
-
-        return self.compiled.setdefault(name, jax.jit(program))(self.weights, *args)
-
-    def _key(self, number: int) -> Array:
-        return jax.random.fold_in(jax.random.key(self.seed), number)
-
-    def _data(self, rows: slice, shift: int = 0) -> list[Array]:
-        index = (jnp.arange(rows.start, rows.stop) + shift) % self.n
-        return [array[index] for array in self.batches.arrays]
+    def _quantities(
+        self, name: Any, run: Callable[..., Quantities], rows: slice, number: int
+    ) -> Quantities:
+        quantities: Quantities = self.run(name, run, self.batch(rows), self.key(number))
+        return quantities
 
     def _draw(
         self,
@@ -179,105 +170,72 @@ class TrainedPair(Pair):
         key: Array,
         given: dict[str, Array] | None = None,
     ) -> Draws:
-        """Draws of the guide, or given values, and the model; without one the guide once more."""
-        guide: Program = _Drawn(pair.guide)
+        """Run the guide, with given values if any, and the model or else the guide once more."""
+        guide: Program = _DoNotEnumerate(pair.guide)
         if given is not None:
             guide = handlers.substitute(guide, data=given)
         settings = {"k": k, "max_plate_nesting": self.nesting}
         return draw(model or pair.guide, guide, *data, key=key, **settings)
 
-    def _of_guide(self, sites: dict[str, Site]) -> Found:
-        values = {n: self._by_datum(s.value, s.fn.event_dim) for n, s in sites.items()}
-        return {"values": values, "means": {n: self._mean(s) for n, s in sites.items()}}
+    def _guide_quantities(self, sites: dict[str, Site]) -> Quantities:
+        dims = {name: site.fn.event_dim for name, site in sites.items()}
+        return {
+            "values": {n: self._by_datum(s.value, dims[n]) for n, s in sites.items()},
+            "means": {n: self._by_datum(unit_means(s), dims[n] + 1) for n, s in sites.items()},
+        }
 
-    def _mean(self, site: Site) -> Array:
-        """(K, N, *units, 1), or of classes (K, N, *units, C)."""
-        fn = site.fn
-        base = _units(fn)
-        if isinstance(base, CATEGORICAL):
-            shape = (*fn.batch_shape, *fn.event_shape, base.probs.shape[-1])
-            return self._by_datum(jnp.broadcast_to(base.probs, shape), fn.event_dim + 1)
-        try:
-            mean = fn.mean
-        except NotImplementedError:
-            mean = site.value
-        return self._by_datum(mean, fn.event_dim)[..., None]
-
-    def _of_both(self, draws: Draws, for_replicates: Array | None) -> Found:
-        sites = _drawn(draws)
+    def _joint_quantities(self, draws: Draws, for_replicates: Array | None) -> Quantities:
+        sites = _latent_sites(draws)
         check_drawn(draws.model, sites)
         observed = {name: site for name, site in draws.model.items() if site.observed}
-        found: Found = {**self._of_guide(sites), "kl": {}, "log_ratio": {}, "replicates": {}}
+        quantities: Quantities = {
+            **self._guide_quantities(sites),
+            "kl": {},
+            "log_ratio": {},
+            "replicates": {},
+        }
         for name, site in sites.items():
-            kind, value = self._divergence(site, draws)
-            found[kind][name] = value
-        found["log_q"] = {name: site.log_prob for name, site in sites.items()}
-        found["log_p"] = {name: draws.model[name].log_prob for name in sites}
-        found["log_likelihood"] = {name: site.log_prob for name, site in observed.items()}
-        found["observed"] = {
+            kind, value, units = unit_divergences(site, draws)
+            quantities[kind][name] = self._by_datum(value, units)
+        quantities["log_q"] = {name: site.log_prob for name, site in sites.items()}
+        quantities["log_p"] = {name: draws.model[name].log_prob for name in sites}
+        quantities["log_likelihood"] = {name: site.log_prob for name, site in observed.items()}
+        quantities["observed"] = {
             n: self._by_datum(s.value, s.fn.event_dim) for n, s in observed.items()
         }
         if for_replicates is not None:
             keys = jax.random.split(for_replicates, len(observed))
-            found["replicates"] = {
+            quantities["replicates"] = {
                 name: self._by_datum(site.fn.sample(key), site.fn.event_dim)
                 for key, (name, site) in zip(keys, observed.items(), strict=True)
             }
-        return found
-
-    def _divergence(self, site: Site, draws: Draws) -> tuple[str, Array]:
-        """KL(q || p), or log q - log p, of units or of all units together: (K, N, *units)."""
-        q, p = unwrap(site.fn)[0], unwrap(draws.model[site.name].fn)[0]
-        units: tuple[int, ...] = ()
-        if isinstance(q, Independent) and isinstance(p, Independent):
-            units = q.event_shape[: q.reinterpreted_batch_ndims]
-            q, p = _units(q), _units(p)
-        kind, value = "log_ratio", q.log_prob(site.value) - p.log_prob(site.value)
-        if closed_given_draws(site.name, draws.model, draws.guide):
-            with suppress(NotImplementedError):
-                kind, value = "kl", _kl(q, p)
-        value = jnp.broadcast_to(value, (*site.fn.batch_shape, *units))
-        return kind, self._by_datum(value, len(units))
+        return quantities
 
     def _by_datum(self, value: Array, event_dim: int) -> Array:
-        """(K, N, *units) of (K, *inner plates, N, *event)."""
+        """Return (K, *inner plates, N, *event) as (K, N, *units)."""
         missing = self.nesting + 1 + event_dim - value.ndim
         return jnp.moveaxis(value.reshape((1,) * missing + value.shape), self.nesting, 1)
 
-    def _among(self, values: Array, n: int) -> Array:
-        """Values (M, *units) for each of n data: (M, *inner plates, n, *event)."""
+    def _as_particles(self, values: Array, n: int) -> Array:
+        """Return values (M, *units) for each of n data, (M, *inner plates, n, *event)."""
         given = jnp.repeat(jnp.expand_dims(values, self.nesting), n, self.nesting)
-        return given if len(values) > 1 else given[0]  # there is no plate of one particle
+        return given if len(values) > 1 else given[0]  # one particle has no plate
 
 
-class _Drawn(Messenger):  # type: ignore[misc]
-    """Sites that are marked for enumeration are drawn like others."""
+def simulate(model: Model, data: list[Any], seed: int) -> Mapping[str, Any]:
+    """See `ppl_vae.inference.evaluation.trained_pair.simulate`."""
+    program = jax.jit(lambda *data: model.simulate(*data, key=jax.random.key(seed)))
+    sites: Mapping[str, Any] = program(*map(as_jax, data))
+    return sites
 
+
+class _DoNotEnumerate(Messenger):  # type: ignore[misc]
     def process_message(self, msg: Any) -> None:
         if msg["type"] == "sample":
             msg["infer"] = {**msg["infer"], "enumerate": None}
 
 
-def _units(fn: Distribution) -> Distribution:
-    """The distribution of units that are independent of one another."""
-    base = unwrap(fn)[0]
-    return unwrap(base.base_dist)[0] if isinstance(base, Independent) else base
-
-
-def _kl(q: Distribution, p: Distribution) -> Array:
-    """KL(q || p) in closed form, for the discrete distributions that NumPyro has none of, too."""
-    if isinstance(q, BERNOULLI) and isinstance(p, BERNOULLI):
-        logits = (jnp.stack([jnp.zeros_like(d.logits), d.logits], -1) for d in (q, p))
-    elif isinstance(q, CATEGORICAL) and isinstance(p, CATEGORICAL):
-        logits = (d.logits for d in (q, p))
-    else:
-        return jnp.asarray(kl_divergence(q, p))
-    log_q, log_p = (jax.nn.log_softmax(value) for value in logits)
-    return jnp.where(jnp.isneginf(log_q), 0.0, jnp.exp(log_q) * (log_q - log_p)).sum(-1)
-
-
-def _drawn(draws: Draws) -> dict[str, Site]:
-    """The latent sites of the guide."""
+def _latent_sites(draws: Draws) -> dict[str, Site]:
     sites = {site.name: site for site in latents(draws)}
     check_latents(sites)
     return sites

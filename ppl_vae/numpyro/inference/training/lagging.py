@@ -14,12 +14,12 @@ from numpyro.primitives import Messenger
 
 from ppl_vae.numpyro.inference.batches import Batches
 from ppl_vae.numpyro.inference.draws import Draws, Program, Site, draw
-from ppl_vae.numpyro.inference.evaluation.diagnostics import elbo_surgery
 from ppl_vae.numpyro.inference.objectives.elbo import ELBO
 from ppl_vae.numpyro.inference.objectives.parts.base import NumPyroObjective, Objective
 from ppl_vae.numpyro.inference.training.faults import depended_on
 from ppl_vae.numpyro.models.base import Model, parameters, with_parameters
 from ppl_vae.shared.checks import sample_once
+from ppl_vae.shared.evaluation.elbo_surgery import elbo_surgery
 from ppl_vae.shared.objectives.lagging import (
     check_lagging,
     check_wrapped,
