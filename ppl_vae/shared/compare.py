@@ -2,13 +2,12 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ppl_vae.shared.checks import prefix_errors, check_seed, check_whole, sample_once
+from ppl_vae.shared.checks import check_seed, check_whole, prefix_errors, sample_once
 from ppl_vae.shared.evaluation.backends import AnyModel, module_of
 from ppl_vae.shared.evaluation.gradients import check_repeats, gradient_stats
 from ppl_vae.shared.evaluation.optional_packages import pandas
@@ -136,8 +135,10 @@ def compare(
     histories = {name: train(name, objective) for name, objective in named.items()}
     rows = {name: measure(named[name], history) for name, history in histories.items()}
     table = frame.from_dict(rows, orient="index")
-    # By name, because plots import matplotlib, and lie above `shared`.
-    import_module("ppl_vae.plots").comparison(histories, table, axes)
+    # Here, because importing matplotlib takes long.
+    from ppl_vae import plots
+
+    plots.comparison(histories, table, axes)
     return table
 
 

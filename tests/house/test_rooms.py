@@ -26,7 +26,7 @@ FLOORS = (
     "inference.distributed",
     "inference.evaluation",
     "inference.training",
-    "inference.compare",
+    "shared.compare",
     "parity",
 )
 """Rooms from the lowest to the highest. A file imports from its own room and from lower ones."""

@@ -6,13 +6,13 @@ from typing import Any
 from pyro import poutine
 from torch import Tensor
 
+from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.inference.compilation.compiled_function import resolve_compile
 from ppl_vae.inference.draws import Program
 from ppl_vae.inference.evaluation.ais import backwards, estimate, forwards, runs_of, step_sizes
 from ppl_vae.inference.evaluation.hmc import CompiledMoves
 from ppl_vae.inference.evaluation.tempered import Tempered
 from ppl_vae.inference.evaluation.trained_pair import TrainedPair
-from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.models.base import Model, check_model
 from ppl_vae.shared.evaluation.annealing import Annealing
 from ppl_vae.shared.evaluation.estimates import BDMC, Estimate

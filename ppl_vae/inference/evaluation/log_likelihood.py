@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.inference.compilation.compiled_function import CompiledFunction, resolve_compile
 from ppl_vae.inference.evaluation import ais
 from ppl_vae.inference.evaluation.hmc import CompiledMoves
 from ppl_vae.inference.evaluation.tempered import Tempered
 from ppl_vae.inference.evaluation.trained_pair import TrainedPair
 from ppl_vae.inference.objectives.parts.log_weights import log_weights
-from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.models.base import Model
 from ppl_vae.shared.evaluation.annealing import Annealing
 from ppl_vae.shared.evaluation.estimates import Estimate

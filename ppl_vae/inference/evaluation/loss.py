@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.inference.compilation.compiled_function import CompiledFunction, resolve_compile
 from ppl_vae.inference.evaluation.trained_pair import TrainedPair
 from ppl_vae.inference.objectives.elbo import ELBO
 from ppl_vae.inference.objectives.parts.base import Objective, check_objective
-from ppl_vae.inference.compilation.capture import Compile
 from ppl_vae.models.base import Model
 
 
