@@ -176,7 +176,7 @@ FOREIGN = {
 def test_arguments_of_the_other_method_are_refused(name: str) -> None:
     method = FOREIGN[name]
     other = "ais" if method == "iw" else "iw"
-    says = f"{name} should be left out with method='{method}', .* was 7: it is of method='{other}'"
+    says = f"{name} should be left out with method='{method}', .* belongs to method='{other}'"
     given: dict[str, Any] = {name: 7, "method": method}
     model = exact.conjugate(exact=True)
     with pytest.raises(ValueError, match=says):

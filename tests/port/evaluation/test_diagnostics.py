@@ -8,7 +8,7 @@ from cases import CASES, Part
 from port_support import jnp, key, make_pair, numpyro
 
 import ppl_vae.inference.evaluation.trained_pair as ours
-from ppl_vae.inference.evaluation import diagnostics as of_pyro
+from ppl_vae import inference as of_pyro
 from ppl_vae.numpyro.inference import (
     active_units,
     calibration,
