@@ -172,7 +172,7 @@ MEASURES: dict[str, Row] = {
     "gaps-families": (of_vae("gaps", 2), "families should be some of .*was 2"),
     "gaps-foreign": (
         of_vae("gaps", adaptation=30),
-        "adaptation .*left out with method='iw', .*was 30: it is of method='ais' or 'both'",
+        "adaptation .*left out with method='iw', .*was 30: it belongs to method='ais' or 'both'",
     ),
     "active_units-one-datum": (
         lambda b: b.call("active_units", b.part(CASE["vae"].model), X[:1]),
