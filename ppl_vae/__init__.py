@@ -1,7 +1,7 @@
 """Deep generative latent-variable models as Pyro model/guide pairs, checked against NumPyro ports.
 
-The names below are loaded when they are first used: importing the package costs nothing, and
-neither torch nor jax is imported before something needs it.
+The names below are loaded on first use: importing the package is cheap, and neither torch nor jax
+is imported before it is needed.
 """
 
 from importlib import import_module

@@ -1,11 +1,11 @@
 """The port: the models and objectives of `ppl_vae` in NumPyro, under the same names.
 
-Needs the extra: `pip install 'ppl_vae[numpyro]'`. Each file is the text of the Pyro file of its
-name under another import, and refers to it for equations and references. What differs everywhere:
+Requires the extra: `pip install 'ppl_vae[numpyro]'`. Each file mirrors the Pyro file of the same
+name and refers to it for equations and references. General differences:
 
-- Random keys are given: `key`, keyword-only and last, where a class is made or something is drawn.
-- Models are Equinox modules and do not change: `with_weights` and `fit` return a new one.
-- Parameters have torch's names and layouts, so weights and files travel between the backends.
+- Random keys are explicit: `key`, keyword-only and last, where a class is made or draws are made.
+- Models are immutable Equinox modules: `with_weights` and `fit` return a new one.
+- Parameters have torch's names and layouts, so weights and files work with both backends.
 """
 
 from importlib.util import find_spec

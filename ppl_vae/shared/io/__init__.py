@@ -1,1 +1,1 @@
-"""Files of arrays and JSON, read with distrust."""
+"""Files of arrays and JSON; untrusted files are read safely."""

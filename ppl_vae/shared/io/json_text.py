@@ -1,17 +1,17 @@
-"""JSON from a file that may be damaged or hostile: of moderate size, and never ambiguous."""
+"""Strict JSON parsing with size limits, for files that may be damaged or hostile."""
 
 import json
 from typing import Any
 
 MOST_VALUES, MOST_DEPTH = 10_000, 50
-"""The most values in a text, and the most of them one in the other."""
+"""Maximum number of values in a text, and maximum nesting depth."""
 
 
 def parse_text(encoded: str) -> dict[str, Any]:
-    """The text, if it is an object of a moderate size.
+    """Parse a JSON object of limited size.
 
     Raises:
-        ValueError: it is no JSON object, is too large, or `parse` refuses it.
+        ValueError: The text is not a JSON object, is too large, or is refused by `parse`.
     """
     text = parse(encoded)
     if not isinstance(text, dict):
@@ -29,10 +29,10 @@ def parse_text(encoded: str) -> dict[str, Any]:
 
 
 def parse(encoded: str) -> Any:
-    """JSON in which no number is NaN and no name occurs twice in an object.
+    """Parse JSON without NaN and without duplicate names in an object.
 
     Raises:
-        ValueError: it is not that.
+        ValueError: The text is not such JSON.
     """
     try:
         return json.loads(encoded, object_pairs_hook=_unique, parse_constant=_constant)
@@ -54,6 +54,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> float:
-    if name == "NaN":  # equal to nothing, itself included
+    if name == "NaN":  # would differ from itself when compared
         raise ValueError("a number of its text is NaN")
     return float(name)

@@ -1,8 +1,8 @@
-"""Files of arrays and one JSON text: safetensors, written whole or not at all, read with distrust.
+"""Safetensors files of arrays and one JSON text: written atomically, validated when read.
 
-Nothing in a file is executed, imported or unpickled. A file is read only if its header is as large
-as it says, holds what the arrays need and no more, and a SHA-256 of all arrays and the text agrees:
-so it is as it was written. The sum keeps off damage, not forgery.
+Nothing in a file is executed, imported or unpickled. A file is read only if its header has the
+stated size and exactly the expected entries, and the SHA-256 of all arrays and the text agrees. The
+checksum detects damage, not forgery.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from ppl_vae.shared.io.json_text import parse, parse_text
 
 _TEXT, _SUM = "ppl_vae", "sha256"
 MOST_HEADER = 2**21
-"""The most bytes of a header: the names, types and shapes of arrays, and the text."""
+"""Maximum size of a header in bytes: names, types and shapes of arrays, and the text."""
 
 
 def write(
@@ -32,20 +32,19 @@ def write(
     *,
     previous: Path | None = None,
 ) -> None:
-    """Writes `arrays` and, as JSON in the file's header, `text`.
+    """Write `arrays` and, as JSON in the file's header, `text`.
 
-    The file appears under its name only when it is complete and on the disk, so a kill at any
-    moment leaves either the old file or the new one.
+    The write is atomic: a process killed at any time leaves either the old file or the new one.
 
     Args:
-        path: The file, whose folder is made if need be.
-        arrays: The arrays by their names.
-        text: What JSON can hold.
-        previous: Where a file that is there goes; by default it is replaced.
+        path: The file; its folder is made if needed.
+        arrays: The arrays by name.
+        text: JSON values.
+        previous: New path of an existing file; by default it is replaced.
 
     Raises:
-        ValueError: the arrays or the text are such that they could not be read again.
-        OSError: the file could not be written; names it. What was there is as it was.
+        ValueError: The arrays or the text could not be read again.
+        OSError: The file, which is named, could not be written. An existing file is kept.
     """
     contiguous = {name: _in_file_order(array) for name, array in arrays.items()}
     encoded = json.dumps(text)
@@ -61,7 +60,7 @@ def write(
 
 
 def replace(path: Path, content: bytes, *, previous: Path | None = None) -> None:
-    """Puts `content` on the disk, and only then in the place of `path`. See `write`."""
+    """Write `content` to disk, and then move it to `path`. See `write`."""
     with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".unfinished")
@@ -84,14 +83,14 @@ def replace(path: Path, content: bytes, *, previous: Path | None = None) -> None
 
 
 def _in_file_order(array: np.ndarray) -> np.ndarray:
-    """In C order, with the least byte of a number first."""
+    """Return the array in C order and little-endian."""
     given = np.asarray(array, order="C")
     return given.astype(given.dtype.newbyteorder("<"), copy=False)
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """An OSError says which file could not be written, and why."""
+    """Add the name of the file to an OSError on writing."""
     try:
         yield
     except OSError as error:
@@ -103,7 +102,7 @@ def named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def of_a_model(path: Path) -> Iterator[None]:
-    """What is wrong with the model in a file is said with the file's name."""
+    """Add the name of the file to a ValueError about the model in it."""
     try:
         yield
     except ValueError as error:
@@ -113,7 +112,7 @@ def of_a_model(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The names in a folder are on the disk too. Windows cannot do it, and does it by itself."""
+    """Flush a folder's entries to disk; not possible, or needed, on Windows."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -124,12 +123,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the JSON of a file that `write` made.
+    """Read the arrays and the text of a file from `write`.
 
     Raises:
-        FileNotFoundError: there is nothing of this name.
-        ValueError: it is a folder or no regular file, or damaged, or something else wrote it.
-        OSError: the file cannot be read at all.
+        FileNotFoundError: The file does not exist.
+        ValueError: The path is not a regular file, or the file is damaged or was not written by
+            `write`.
+        OSError: The file cannot be read.
     """
     if not path.exists():
         raise FileNotFoundError(f"path should be a file, was {str(path)!r}, which does not exist")
@@ -156,19 +156,19 @@ def _read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not isinstance(about, dict) or set(about) != {_TEXT, _SUM}:
         raise ValueError("its header has no text and checksum of ppl_vae")
     file.seek(0)
-    arrays = load(file.read())  # checks types, shapes and places against each other and the size
+    arrays = load(file.read())  # checks types, shapes and offsets against the file's size
     if about[_SUM] != _checksum(arrays, about[_TEXT]):
         raise ValueError("its content does not have the checksum it was written with")
     return arrays, parse_text(about[_TEXT])
 
 
 def _promised(start: bytes) -> int:
-    """The size of the header, with which a file starts."""
+    """Return the stated size of the header, the first 8 bytes of a file."""
     return int.from_bytes(start, "little")
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], text: str) -> str:
-    """Of every bit of the arrays, their names, types and shapes, and the text."""
+    """Return the SHA-256 of the text and of the arrays' names, types, shapes and bytes."""
     found = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         array = arrays[name]

@@ -1,4 +1,4 @@
-"""Whether the arrays of a file are those that it should hold, found before anything is made."""
+"""Validation of the names, shapes and dtypes of stored arrays before a model is allocated."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 
 SPARE = 2**20
-"""The most numbers that a model may have beside those of its file, if these are not more."""
+"""Number of values that a model may always have beside those of its file."""
 
 
 def check_arrays(owner: str, own: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Arrays `found`, of a file say, have the names, shapes and kinds of those that a thing has.
+    """Check that arrays have the expected names, shapes and kinds of dtype.
 
     Args:
-        owner: What has them, for the message.
-        own: By name, anything with a shape and a dtype.
-        found: Likewise.
+        owner: Owner of the arrays, for the message.
+        own: The expected arrays by name; anything with a shape and a dtype.
+        found: The arrays to check by name.
 
     Raises:
-        ValueError: a name is missing or unknown, or an array has another shape, or integers for
-            floating numbers or the other way round.
+        ValueError: A name is missing or unknown, or an array has another shape, or integers in
+            place of floating-point numbers or vice versa.
     """
     both = [(name, own[name], found[name]) for name in own if name in found]
     faults = {
@@ -42,15 +42,15 @@ def _some(names: list[str]) -> str:
 
 
 def check_sizes(beside: int, found: Mapping[str, np.ndarray], trained: Iterable[str]) -> None:
-    """A model from a file is not much larger than the file, and its parameters are finite.
+    """Check that a model is not much larger than its file, and its parameters are finite.
 
     Args:
-        beside: How many numbers the model has that its file does not hold.
+        beside: Number of values of the model that its file does not hold.
         found: The arrays of the file.
         trained: Names of the parameters.
 
     Raises:
-        ValueError: it is not so.
+        ValueError: The model is too large, or a parameter is not finite.
     """
     held = sum(array.size for array in found.values())
     if beside > max(held, SPARE):

@@ -1,4 +1,4 @@
-"""The state of a run on the disk: saved so that it can always go on, found again, locked."""
+"""Checkpoints of a run on disk, and the lock of its folder."""
 
 import errno
 import logging
@@ -19,7 +19,7 @@ PREVIOUS = "checkpoint.previous.safetensors"
 DAMAGED = "checkpoint.damaged.safetensors"
 LOCK = ".lock"
 RENAMED = {"most": "max_steps"}
-"""Settings of objectives that earlier versions wrote under other names."""
+"""Settings of objectives that were renamed since earlier versions, by old name."""
 
 _ABSENT = "absent"
 _log = logging.getLogger(__name__)
@@ -27,16 +27,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run needs to go on.
+    """The state of a run, sufficient to resume it.
 
-    A folder holds the last two: if the newest is damaged, the run goes on from the one before.
+    A folder holds the last two: if the newest is damaged, the run resumes from the one before.
 
     Attributes:
-        run: What makes it this run (model, objective, data, seed, ...), as JSON values.
-        epoch: Number of epochs done.
-        arrays: Weights, optimizer and random states, under names of the backend's choice.
+        run: Description of the run (model, objective, data, seed, ...), as JSON values.
+        epoch: Number of completed epochs.
+        arrays: Weights, optimizer and random states, under names chosen by the backend.
         extra: Further state of the backend, as JSON values.
-        batch: Number of batches done in epoch `epoch + 1`.
+        batch: Number of completed batches of epoch `epoch + 1`.
     """
 
     run: dict[str, Any]
@@ -46,23 +46,23 @@ class Checkpoint:
     batch: int = 0
 
     def save(self, out: Path) -> None:
-        """Makes this the folder's checkpoint, and the one that was there the previous one.
+        """Write this as the folder's checkpoint, and keep the one before as the previous one.
 
         Raises:
-            OSError: it could not be written; names the file. Those that were there stay.
+            OSError: The file, which is named, could not be written. Existing files are kept.
         """
         text = {"run": self.run, "epoch": self.epoch, "batch": self.batch, "extra": self.extra}
         safetensors_file.write(out / CHECKPOINT, self.arrays, text, previous=out / PREVIOUS)
 
     @classmethod
     def find(cls, out: Path | None, run: Mapping[str, Any], epochs: int) -> Self | None:
-        """The newest good checkpoint of the folder, or None if there is none yet.
+        """Return the newest valid checkpoint of the folder, or None if there is none.
 
-        A damaged one is set aside as "checkpoint.damaged.safetensors", and a warning is logged.
+        A damaged one is renamed to "checkpoint.damaged.safetensors", and a warning is logged.
 
         Raises:
-            ValueError: no folder was given, or no checkpoint in it is good, or the checkpoint is
-                of another run or of more epochs than `epochs`. The folder is left as it is.
+            ValueError: No folder was given, or all its checkpoints are damaged, or the checkpoint
+                is of another run or of more epochs than `epochs`. The folder is left unchanged.
         """
         if out is None:
             raise ValueError("out should be the folder of the run to resume, was None")
@@ -99,7 +99,7 @@ class Checkpoint:
         return cls(run, epoch, arrays, extra, batch)
 
     def _check(self, path: Path, run: Mapping[str, Any], epochs: int) -> None:
-        """That it is of this run, and not behind its end."""
+        """Check that the checkpoint is of this run, and not beyond its last epoch."""
         difference = _difference("", _with_present_names(self.run), run)
         if difference:
             raise ValueError(f"cannot resume {str(path)!r}: {difference}")
@@ -112,9 +112,9 @@ class Checkpoint:
 
 
 def _go_back(out: Path, found: Checkpoint, faults: list[Exception]) -> None:
-    """Says that the previous checkpoint is the newest good one, and takes the bad one away.
+    """Warn that the run resumes from the previous checkpoint, and set a damaged newer one aside.
 
-    Left where it is, the damaged one would take the place of the good one at the next save.
+    Otherwise the next save would replace the valid checkpoint by the damaged one.
     """
     newest = out / CHECKPOINT
     why = str(faults[0]) if faults else f"{str(newest)!r} is missing"
@@ -122,15 +122,13 @@ def _go_back(out: Path, found: Checkpoint, faults: list[Exception]) -> None:
         "%s. The run goes on from %r, after epoch %d", why, str(out / PREVIOUS), found.epoch
     )
     if faults:
-        with (
-            safetensors_file.named(newest),
-            suppress(FileNotFoundError),
-        ):  # another process of the run did it
+        # Another process of the run may have renamed it already.
+        with safetensors_file.named(newest), suppress(FileNotFoundError):
             newest.replace(out / DAMAGED)
 
 
 def remove(out: Path | None) -> None:
-    """Takes away the checkpoints of a run that another replaces."""
+    """Delete the checkpoints of a run that is replaced by another."""
     if out is None:
         return
     with safetensors_file.named(out):
@@ -140,10 +138,10 @@ def remove(out: Path | None) -> None:
 
 @contextmanager
 def resuming(out: Path | None) -> Iterator[None]:
-    """A checkpoint in `out` that lacks something, or has it in another form, is a ValueError."""
+    """Turn any error about the content of a checkpoint in `out` into a ValueError."""
     try:
         yield
-    except Exception as why:  # whatever its arrays made numpy, torch or jax say
+    except Exception as why:  # numpy, torch and jax raise many kinds
         raise ValueError(
             f"out should hold a checkpoint that its run can go on from, {str(out)!r} does not: "
             f"{type(why).__name__}, {why}"
@@ -151,9 +149,10 @@ def resuming(out: Path | None) -> Iterator[None]:
 
 
 def check_writable(out: Path) -> None:
-    """Raises the ValueError of `locked` if the folder `out` cannot be made or written to.
+    """Check that the folder `out` can be made and written to, without making it.
 
-    Nothing is made, so that it can be asked long before there is a run.
+    Raises:
+        ValueError: The folder cannot be made or written to.
     """
     try:
         there = next(path for path in (out, *out.parents) if path.exists())
@@ -172,14 +171,14 @@ def _unwritable(out: Path, why: str | None) -> ValueError:
 
 @contextmanager
 def locked(out: Path | None) -> Iterator[None]:
-    """The folder `out`, made if need be, belongs to this run alone.
+    """Make the folder `out` if needed, and lock it for this run.
 
-    It is a lock of the operating system on the file ".lock", which a killed process loses. Where
-    there is none a warning is logged, and nothing keeps two runs apart: on Windows, and on network
-    file systems without `flock`.
+    The lock is an operating system lock on the file ".lock", which is released when the process
+    ends. On Windows, and on network file systems without `flock`, a warning is logged and the
+    folder is not locked.
 
     Raises:
-        ValueError: another run has the folder, or it cannot be written to.
+        ValueError: Another run uses the folder, or it cannot be written to.
     """
     if out is None:
         yield
@@ -195,7 +194,7 @@ def locked(out: Path | None) -> Iterator[None]:
 
 
 def _take(descriptor: int, out: Path) -> None:
-    """Locks an open file, or says why it cannot be."""
+    """Lock an open file, or log why it cannot be locked."""
     if sys.platform == "win32":
         _log.warning("%r is not locked, on Windows: let no other run have it", str(out))
         return
@@ -212,14 +211,14 @@ def _take(descriptor: int, out: Path) -> None:
 
 
 def _with_present_names(value: Any) -> Any:
-    """A description from a file, with the present names of settings that were renamed."""
+    """Return a description with the current names of renamed settings."""
     if not isinstance(value, Mapping):
         return value
     return {RENAMED.get(name, name): _with_present_names(part) for name, part in value.items()}
 
 
 def _difference(name: str, was: Any, now: Any) -> str:
-    """The first thing in which two descriptions differ, by its path; "" if there is none."""
+    """Describe the first difference between two descriptions; "" if there is none."""
     if was == now:
         return ""
     if not (isinstance(was, Mapping) and isinstance(now, Mapping)):
@@ -230,6 +229,6 @@ def _difference(name: str, was: Any, now: Any) -> str:
 
 
 def part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose name starts with `prefix` and a dot, without it."""
+    """Return the arrays whose names start with `prefix` and a dot, without these."""
     start = f"{prefix}."
     return {name[len(start) :]: a for name, a in arrays.items() if name.startswith(start)}

@@ -1,4 +1,4 @@
-"""What a run was, and what came of it, in either backend."""
+"""The result and the description of a run, for both backends."""
 
 import zlib
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from ppl_vae.shared.checks import as_numpy, resampling_distribution
 
 @dataclass(frozen=True)
 class History:
-    """What `fit` made and measured: a model, and a row per epoch.
+    """The result of `fit`: the trained model, and a row of numbers per epoch.
 
     Attributes:
         model: The trained model (the Pyro `fit` trains the one it was given, in place).
         rows: One mapping per epoch: "epoch" (from 1), "loss" (mean over the epoch's batches, in
-            nats per datum), the objective's state if it has one, what `validation` returned, and
+            nats per datum), the objective's state if it has one, the numbers of `validation`, and
             "seconds" (of that epoch).
-        out: The folder of metrics.csv and the checkpoint, if there is one.
+        out: The folder of metrics.csv and the checkpoint, if any.
         objective: The objective with its final state and the trained weights of its networks.
     """
 
@@ -30,17 +30,17 @@ class History:
     objective: Any = None
 
     def __getitem__(self, column: str) -> np.ndarray:
-        """A column, shape (epochs,)."""
+        """Return a column, shape (epochs,)."""
         return np.array([row[column] for row in self.rows])
 
     @property
     def seconds(self) -> float:
-        """Time of all epochs, those before a resume included."""
+        """Total time of all epochs, including those before a resume."""
         return float(sum(row["seconds"] for row in self.rows))
 
 
 def fingerprint(data: Any) -> list[Any]:
-    """Shape, checksum and whether it is drawn anew, of each array: a resumed run's data."""
+    """Return shape, checksum and whether it is resampled in every batch, for each array."""
     prints = []
     for value in data:
         checksum = 0
@@ -51,14 +51,14 @@ def fingerprint(data: Any) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """An argument of a run as a JSON value."""
+    """Return an argument of a run as a JSON value."""
     if isinstance(value, tuple):
         return list(value)
     return value.describe() if isinstance(value, Configurable) else value
 
 
 def describe_run(model: Any, objective: Any, data: Any, **settings: Any) -> dict[str, Any]:
-    """What makes a run this run, as JSON values: compared when it is resumed."""
+    """Return the description of a run as JSON values, which is compared on resuming."""
     return {
         "backend": model.backend,
         "model": model.describe(),
@@ -69,7 +69,7 @@ def describe_run(model: Any, objective: Any, data: Any, **settings: Any) -> dict
 
 
 def _describe_objective(objective: Any) -> dict[str, Any]:
-    """Its class and plain attributes, and likewise of an objective that it holds."""
+    """Describe an objective, and any objective it holds, by class and plain attributes."""
     about = {}
     for key, value in vars(objective).items():
         if isinstance(value, bool | int | float | str | list | tuple | Configurable | None):

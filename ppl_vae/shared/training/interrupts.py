@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in the middle of a run, for both backends."""
+"""Deferred handling of Ctrl-C and SIGTERM during a run, for both backends."""
 
 import signal
 import sys
@@ -9,22 +9,22 @@ from typing import Any, NoReturn
 
 
 class Interrupt:
-    """Whether the run was asked to stop.
+    """A request to stop the run.
 
     Attributes:
-        asked: The signal that asked, or None.
+        asked: The signal that was received, or None.
     """
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
 
     def stop(self, line: str) -> NoReturn:
-        """Ends the program, with a line to standard error.
+        """End the program, with a line to standard error.
 
         Raises:
-            KeyboardInterrupt: in an interactive session, where Ctrl-C asked.
-            SystemExit: elsewhere; its code is 128 and the number of the signal, as of a program
-                that the signal ended.
+            KeyboardInterrupt: After Ctrl-C in an interactive session.
+            SystemExit: Otherwise. The code is 128 plus the signal number, as for a program that
+                was ended by the signal.
         """
         asked = self.asked or signal.SIGINT
         if asked == signal.SIGINT and _interactive():
@@ -35,13 +35,13 @@ class Interrupt:
 
 @contextmanager
 def deferred(once: bool = False) -> Iterator[Interrupt]:
-    """Inside, Ctrl-C and SIGTERM are noted for the run to stop where it can; twice, they end it.
+    """Record Ctrl-C and SIGTERM so that the run can stop at a safe point; a second one ends it.
 
-    Signals are the main thread's: elsewhere nothing is noted.
+    Signals reach the main thread only; in other threads this does nothing.
 
     Args:
-        once: Whether a second signal counts nothing: where a cluster sends one to every process,
-            `torchrun` passes its own on, and each process gets two.
+        once: Whether to ignore a second signal. When a cluster sends a signal to every process,
+            `torchrun` forwards its own too, so that each process receives two.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -69,6 +69,6 @@ def deferred(once: bool = False) -> Iterator[Interrupt]:
 
 
 def _interactive() -> bool:
-    """Whether somebody types, in Python's own prompt or in a notebook."""
+    """Whether this is an interactive session: Python's prompt or a notebook."""
     ipython: Any = sys.modules.get("IPython")
     return hasattr(sys, "ps1") or (ipython is not None and ipython.get_ipython() is not None)

@@ -1,4 +1,4 @@
-"""The rows of a run, one per epoch, and their file."""
+"""The metrics of a run, one row per epoch, and their file."""
 
 import csv
 import io
@@ -14,11 +14,11 @@ METRICS = "metrics.csv"
 class Metrics:
     """The rows of a run, and their file `metrics.csv` if there is a folder.
 
-    A resumed run takes over the rows up to its checkpoint; a kill may have left one more, or a part
-    of one. Each row is on the disk before the checkpoint of its epoch is.
+    A resumed run keeps the rows up to its checkpoint; a killed run may have left one more, or part
+    of one. Each row is on disk before the checkpoint of its epoch.
 
     Raises:
-        ValueError: the file lacks rows of epochs that the checkpoint has done.
+        ValueError: The file lacks rows of completed epochs.
     """
 
     def __init__(self, out: Path | None, done: int) -> None:
@@ -29,13 +29,13 @@ class Metrics:
             safetensors_file.replace(self.path, self._as_text(self.rows).encode())
 
     def append(self, row: dict[str, float]) -> None:
-        """One row more.
+        """Append a row.
 
-        A run that goes on in another way (`on_nan`) may report other columns than before: what
-        a row has not is NaN in it.
+        A resumed run with another `on_nan` may report other columns than before; missing values
+        are NaN.
 
         Raises:
-            OSError: it could not be written; names the file.
+            OSError: The file, which is named, could not be written.
         """
         first = self.rows[0] if self.rows else row
         columns = list(dict.fromkeys([*first, *row]))
@@ -56,7 +56,7 @@ class Metrics:
     @staticmethod
     def _read(path: Path, done: int) -> list[dict[str, float]]:
         text = path.read_bytes().decode(errors="replace") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last line short
+        whole = text[: text.rfind("\n") + 1]  # a killed run may leave a partial line
         rows = list(csv.DictReader(io.StringIO(whole, newline="")))[:done]
         if len(rows) < done:
             raise ValueError(

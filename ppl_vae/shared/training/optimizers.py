@@ -1,7 +1,7 @@
-"""How parameters follow their gradients, for both backends: torch's rules, names and defaults.
+"""Update rules for both backends, with the rules, names and defaults of torch.
 
-Below, w is a parameter, g its gradient (after clipping), t the number of the step, from 1, and lr
-the step size, which is an argument of `fit` because it may be a schedule.
+Below, w is a parameter, g its gradient (after clipping), t the step number, from 1, and lr the
+learning rate, a separate argument of `fit` because it may be a schedule.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def _is_factor(value: Any) -> bool:
 
 
 class Optimizer(Configurable):
-    """The settings of a rule; each backend has the rule itself."""
+    """Settings of an update rule, which each backend implements."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Adam(_OfMoments):
 
     Args:
         betas: (b1, b2), each in [0, 1).
-        eps: What is added to the root.
-        weight_decay: The factor of the L2 penalty.
+        eps: Constant added to the square root.
+        weight_decay: Coefficient of the L2 penalty.
 
     Raises:
-        ValueError: an argument is not such.
+        ValueError: An argument is invalid.
     """
 
 
 ADAM = Adam()
-"""What `fit` does by default."""
+"""The default of `fit`."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,15 @@ class AdamW(_OfMoments):
         Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019, arXiv:1711.05101,
         algorithm 2.
 
-    Differs from the paper: the decay is scaled by the step size, as torch does.
+    Differs from the paper: the decay is scaled by the learning rate, as in torch.
 
     Args:
         betas: (b1, b2), each in [0, 1).
-        eps: What is added to the root.
-        weight_decay: The decay of a step of size 1.
+        eps: Constant added to the square root.
+        weight_decay: Decay per step at learning rate 1.
 
     Raises:
-        ValueError: an argument is not such.
+        ValueError: An argument is invalid.
     """
 
     weight_decay: float = 1e-2
@@ -90,7 +90,7 @@ class AdamW(_OfMoments):
 
 @dataclass(frozen=True)
 class Adamax(_OfMoments):
-    """Adam with the largest gradient in the place of the second moment, as `torch.optim.Adamax`.
+    """Adam with an infinity norm in place of the second moment, as `torch.optim.Adamax`.
 
         g <- g + weight_decay w
         m <- b1 m + (1 - b1) g,   u <- max(b2 u, |g| + eps)
@@ -100,15 +100,15 @@ class Adamax(_OfMoments):
         Kingma & Ba, "Adam: a method for stochastic optimization", ICLR 2015, arXiv:1412.6980,
         algorithm 2.
 
-    Differs from the paper: eps, which torch adds within the maximum.
+    Differs from the paper: eps is added inside the maximum, as in torch.
 
     Args:
         betas: (b1, b2), each in [0, 1).
-        eps: What is added to the size of the gradient.
-        weight_decay: The factor of the L2 penalty.
+        eps: Constant added to the absolute gradient.
+        weight_decay: Coefficient of the L2 penalty.
 
     Raises:
-        ValueError: an argument is not such.
+        ValueError: An argument is invalid.
     """
 
 
@@ -124,16 +124,16 @@ class SGD(Optimizer):
         Sutskever, Martens, Dahl & Hinton, "On the importance of initialization and momentum in deep
         learning", ICML 2013, section 2.
 
-    Differs from the paper: the step size scales the whole step and not what is added to b, as torch
-    does.
+    Differs from the paper: the learning rate scales the whole step and not the increment of b, as
+    in torch.
 
     Args:
-        momentum: The factor of the steps before, in [0, 1).
-        nesterov: Whether the step looks ahead; needs a momentum.
-        weight_decay: The factor of the L2 penalty.
+        momentum: Momentum coefficient, in [0, 1).
+        nesterov: Whether to use Nesterov momentum; requires a positive momentum.
+        weight_decay: Coefficient of the L2 penalty.
 
     Raises:
-        ValueError: an argument is not such.
+        ValueError: An argument is invalid.
     """
 
     momentum: float = 0.0
@@ -149,7 +149,7 @@ class SGD(Optimizer):
 
 
 def check_stepping(optimizer: Any, clip_norm: Any) -> None:
-    """Raises a ValueError unless these are an `Optimizer` and None or a positive number."""
+    """Check that `optimizer` is an `Optimizer`, and `clip_norm` None or positive."""
     if not isinstance(optimizer, Adam | AdamW | Adamax | SGD):
         was = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else repr(optimizer)
         raise ValueError(

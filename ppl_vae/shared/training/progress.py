@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a bar, or lines in a log."""
+"""Progress output of a run: a bar, or lines in a log."""
 
 import sys
 import time
@@ -7,13 +7,13 @@ from typing import Any, Self
 
 
 class Progress:
-    """A bar in a terminal or a notebook; elsewhere (a log file) a line now and then.
+    """A progress bar in a terminal or notebook; otherwise occasional lines (a log file).
 
     Args:
-        label: What is trained.
+        label: Name of the run.
         epochs: Number of epochs of the run.
-        done: How many of them an earlier run has done.
-        shown: False for no output at all.
+        done: Number of epochs completed before a resume.
+        shown: Whether to show anything.
     """
 
     seconds_between_lines = 10.0
@@ -34,7 +34,7 @@ class Progress:
             self.bar.update(1 / steps_per_epoch)
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Shows the row of the epoch that is over."""
+        """Show the row of a completed epoch."""
         numbers = {name: f"{value:.4g}" for name, value in row.items() if name != "epoch"}
         number = int(row["epoch"])
         if self.bar is not None:
@@ -48,7 +48,7 @@ class Progress:
             )
 
     def say(self, text: str) -> None:
-        """A line beside the progress."""
+        """Print a line above the bar."""
         if self.bar is not None:
             self.bar.write(f"{self.label}: {text}", file=sys.stderr)
         elif self.shown:
@@ -70,6 +70,6 @@ class Progress:
 
 
 def _in_a_notebook() -> bool:
-    """Whether this is a kernel of Jupyter, and not a program that imported one."""
+    """Whether this runs in a Jupyter kernel, not in a program that imports one."""
     ipython: Any = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

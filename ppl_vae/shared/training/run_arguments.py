@@ -1,4 +1,4 @@
-"""What `fit` of both backends refuses by its arguments alone, before it looks at data."""
+"""Checks of the arguments of `fit` that need no data, for both backends."""
 
 from os import PathLike
 from pathlib import Path
@@ -8,7 +8,7 @@ from ppl_vae.shared.checks import check_flag, check_seed, check_whole
 
 
 def check_run(*, epochs: Any, batch_size: Any, seed: Any, resume: Any, progress: Any) -> None:
-    """Raises a ValueError unless the arguments of `fit` of these names are such."""
+    """Check arguments of `fit`, which have these names."""
     check_whole("epochs", epochs, 1)
     check_whole("batch_size", batch_size, 1)
     check_seed(seed)
@@ -17,10 +17,10 @@ def check_run(*, epochs: Any, batch_size: Any, seed: Any, resume: Any, progress:
 
 
 def folder_of(out: Any) -> Path | None:
-    """The folder that is given as `out`, a path or None.
+    """Return the folder given as `out`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: `out` is neither a path nor None.
     """
     if not isinstance(out, str | PathLike | None):
         raise ValueError(f"out should be a path or None, was {out!r}")
