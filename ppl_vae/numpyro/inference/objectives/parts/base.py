@@ -42,7 +42,7 @@ class Objective(NumPyroELBO):  # type: ignore[misc]
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, key: Array, **kwargs: Any
     ) -> Array:
-        """The loss, a scalar whose gradient is an unbiased estimate of the objective's gradient."""
+        """See `ppl_vae.inference.Objective.differentiable_loss`; takes a keyword-only `key`."""
 
     def loss_with_mutable_state(
         self,
