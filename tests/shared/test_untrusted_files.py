@@ -187,9 +187,9 @@ def test_a_file_that_is_no_such_file_is_refused(name: str, tmp_path: Path) -> No
 TEXTS = {
     "a number of its text is NaN": '{"a": NaN}',
     "a name occurs twice": '{"a": 1, "a": 2}',
-    "its text is no JSON object": "[1]",
+    "its text is not a JSON object": "[1]",
     "more than 10000 values": '{"a": [' + "0, " * 10_000 + "0]}",
-    "more than 50 one in the other": '{"a": ' + "[" * 50 + "]" * 50 + "}",
+    "more than 50 levels": '{"a": ' + "[" * 50 + "]" * 50 + "}",
     "nested too deeply": '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
     "Expecting value": "",
 }

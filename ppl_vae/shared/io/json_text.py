@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-MOST_VALUES, MOST_DEPTH = 10_000, 50
+MAX_VALUES, MAX_DEPTH = 10_000, 50
 """Maximum number of values in a text, and maximum nesting depth."""
 
 
@@ -15,14 +15,14 @@ def parse_text(encoded: str) -> dict[str, Any]:
     """
     text = parse(encoded)
     if not isinstance(text, dict):
-        raise ValueError("its text is no JSON object")
+        raise ValueError("its text is not a JSON object")
     level, count, depth = [text], 0, 0
     while level:
         count, depth = count + len(level), depth + 1
-        if count > MOST_VALUES or depth > MOST_DEPTH:
+        if count > MAX_VALUES or depth > MAX_DEPTH:
             raise ValueError(
-                f"its text has more than {MOST_VALUES} values, or more than {MOST_DEPTH} one in "
-                "the other, which should be an array"
+                f"its text has more than {MAX_VALUES} values or more than {MAX_DEPTH} levels of "
+                "nesting; large values should be arrays"
             )
         level = [inner for value in level for inner in _inside(value)]
     return text

@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 from ppl_vae.shared.io.json_text import parse, parse_text
 
 _TEXT, _SUM = "ppl_vae", "sha256"
-MOST_HEADER = 2**21
+MAX_HEADER = 2**21
 """Maximum size of a header in bytes: names, types and shapes of arrays, and the text."""
 
 
@@ -51,10 +51,10 @@ def write(
     parse_text(encoded)
     about = {_TEXT: encoded, _SUM: _checksum(contiguous, encoded)}
     content = save(contiguous, metadata=about)
-    if _promised(content[:8]) > MOST_HEADER:
+    if _header_size(content[:8]) > MAX_HEADER:
         raise ValueError(
-            f"arrays and text should have a header of at most {MOST_HEADER} bytes, "
-            f"had {_promised(content[:8])}"
+            f"arrays and text should have a header of at most {MAX_HEADER} bytes, "
+            f"had {_header_size(content[:8])}"
         )
     replace(path, content, previous=previous)
 
@@ -134,7 +134,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"path should be a file, was {str(path)!r}, which does not exist")
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
+        kind = "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"path should be a file, was {str(path)!r}, which is {kind}")
     try:
         with path.open("rb") as file:
@@ -147,11 +147,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     size, start = os.fstat(file.fileno()).st_size, file.read(8)
-    if len(start) < 8 or 8 + _promised(start) > size:
+    if len(start) < 8 or 8 + _header_size(start) > size:
         raise ValueError(f"it ends before its header does, after {size} bytes")
-    if _promised(start) > MOST_HEADER:
-        raise ValueError(f"its header has {_promised(start)} bytes, more than {MOST_HEADER}")
-    header = parse(file.read(_promised(start)).decode())
+    if _header_size(start) > MAX_HEADER:
+        raise ValueError(f"its header has {_header_size(start)} bytes, more than {MAX_HEADER}")
+    header = parse(file.read(_header_size(start)).decode())
     about = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(about, dict) or set(about) != {_TEXT, _SUM}:
         raise ValueError("its header has no text and checksum of ppl_vae")
@@ -162,7 +162,7 @@ def _read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, parse_text(about[_TEXT])
 
 
-def _promised(start: bytes) -> int:
+def _header_size(start: bytes) -> int:
     """Return the stated size of the header, the first 8 bytes of a file."""
     return int.from_bytes(start, "little")
 
