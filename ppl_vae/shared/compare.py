@@ -31,7 +31,7 @@ def compare(
     lr: float | Schedule = 1e-3,
     k: int = 5000,
     repeats: int = 100,
-    device: Any = "auto",
+    device: object = "auto",
     compile: Literal["auto"] | bool = "auto",
     seed: int = 0,
     out: str | Path | None = None,

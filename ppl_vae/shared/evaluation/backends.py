@@ -17,6 +17,15 @@ class AnyModel(Protocol):
         """Raise a ValueError unless `data` are arguments of the model."""
 
 
+class AnyObjective(Protocol):
+    """An objective of either backend."""
+
+    k: int
+
+    def check(self, model: Any, *data: Any) -> None:
+        """Raise a ValueError unless `data` are arguments of the loss."""
+
+
 def module_of(model: AnyModel, name: str) -> Any:
     """Return the module `name` of the package of the model's backend.
 

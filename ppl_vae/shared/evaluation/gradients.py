@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ppl_vae.shared.checks import as_numpy, check_type, check_whole, next_seed
-from ppl_vae.shared.evaluation.backends import AnyModel, module_of, pair_of
+from ppl_vae.shared.evaluation.backends import AnyModel, AnyObjective, module_of, pair_of
 from ppl_vae.shared.evaluation.optional_packages import pandas
 
 Gradients = Mapping[str, np.ndarray]
@@ -41,12 +41,12 @@ class Moments:
 
 
 def gradient_stats(
-    objective: Any,
+    objective: AnyObjective,
     model: AnyModel,
     batch: Any,
     repeats: int = 100,
     *,
-    truth: Any = None,
+    truth: AnyObjective | Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Any:
     """Return bias, variance and signal-to-noise ratio of gradient estimates, by network.
@@ -102,10 +102,11 @@ def gradient_stats(
         return Moments(gradients(pair, objective, repeats))
 
     estimates = moments(objective, seed)
-    if isinstance(truth, base.Objective):
-        return statistics(estimates, moments(truth, next_seed(seed)))
-    known = None if truth is None else {name: as_numpy(value) for name, value in truth.items()}
-    return statistics(estimates, known)
+    if truth is None:
+        return statistics(estimates, None)
+    if isinstance(truth, Mapping):
+        return statistics(estimates, {name: as_numpy(value) for name, value in truth.items()})
+    return statistics(estimates, moments(truth, next_seed(seed)))
 
 
 def check_repeats(repeats: int) -> None:
