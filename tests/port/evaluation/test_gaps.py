@@ -118,9 +118,7 @@ def rate_guide(x):
 def test_a_site_with_a_constraint_and_draws_in_parts(monkeypatch):
     shapes = []
     counted = lambda log_w: shapes.append(log_w.shape) or bounds(log_w)  # noqa: E731
-    monkeypatch.setattr(
-        import_module("ppl_vae.numpyro.inference.evaluation.gaps"), "bounds", counted
-    )
+    monkeypatch.setattr(import_module("ppl_vae.shared.evaluation.gaps"), "bounds", counted)
     x = np.array([[0.0], [3.0], [11.0]], np.float32)
     found = gaps(Pair(rates, rate_guide), x, ("gaussian",), **{**FAST, "particles": 1500})
     assert shapes == [(4000, 3), (4000, 3)]
