@@ -47,11 +47,13 @@ def test_the_checkpoint_knows_no_mesh(found):
     assert found["same checkpoint"] is True
 
 
+@pytest.mark.slow
 def test_the_work_is_shared(found):
     """Each device does its part of the floating point operations; the update is not shared."""
     assert found["operations"]["4"] < 0.35 * found["operations"]["1"]
 
 
+@pytest.mark.slow
 def test_a_fault_is_found_on_a_mesh(found):
     assert "batch 1 of 3; first site at fault: 'z', whose loc is NaN" in found["fault"]
 
@@ -73,6 +75,7 @@ def test_meshes_are_checked(settings, says):
         fit(port, np.ones((8, 6), np.float32), epochs=1, progress=False, **settings)
 
 
+@pytest.mark.slow
 def test_batches_have_equal_parts(found):
     assert found["refused"] == (
         "batch_size should give batches that the 4 devices of mesh can share equally, "
