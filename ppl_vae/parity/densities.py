@@ -15,14 +15,16 @@ from numpyro import handlers
 from pyro.poutine.messenger import Messenger
 
 from ppl_vae.inference import draws as in_pyro
-from ppl_vae.inference.objectives.elbo import elbo_of_globals as globals_in_pyro
-from ppl_vae.inference.objectives.elbo import elbo_per_datum as bound_in_pyro
+from ppl_vae.inference.objectives.parts.elbo_terms import elbo_of_globals as globals_in_pyro
+from ppl_vae.inference.objectives.parts.elbo_terms import elbo_per_datum as bound_in_pyro
 from ppl_vae.models.base import Model, check_model
 from ppl_vae.models.networks.layers import MLP
 from ppl_vae.numpyro.inference import draws as in_numpyro
-from ppl_vae.numpyro.inference.objectives.elbo import elbo_of_globals as globals_in_numpyro
-from ppl_vae.numpyro.inference.objectives.elbo import elbo_per_datum as bound_in_numpyro
 from ppl_vae.numpyro.inference.objectives.parts.base import SharedState
+from ppl_vae.numpyro.inference.objectives.parts.elbo_terms import (
+    elbo_of_globals as globals_in_numpyro,
+)
+from ppl_vae.numpyro.inference.objectives.parts.elbo_terms import elbo_per_datum as bound_in_numpyro
 from ppl_vae.numpyro.models.base import Model as Port
 from ppl_vae.numpyro.models.base import buffers, parameters, with_parameters
 from ppl_vae.numpyro.models.networks.layers import training as port_training

@@ -1,4 +1,4 @@
-"""Numbers that change during training, as functions of the epoch alone, for both backends."""
+"""Schedules: numbers that depend on the epoch alone, for both backends."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from ppl_vae.shared.checks import check_fraction, check_positive, check_whole
 
 
 class Schedule(Configurable):
-    """A number for each epoch; the first epoch is number 1."""
+    """A number for each epoch; epochs are counted from 1."""
 
     def __repr__(self) -> str:
         return constructor_call(self)
 
     @abstractmethod
     def __call__(self, epoch: Any) -> Any:
-        """The number in the epoch, which may be what a compiled program has in its place."""
+        """Return the number of an epoch, which may be a traced array."""
 
 
 class Warmup(Schedule):
-    """A weight that grows linearly and then is 1: start + (1 - start) min(1, epoch / epochs).
+    """Linear warm-up of a weight to 1: start + (1 - start) min(1, epoch / epochs).
 
-    The first epoch is number 1 and not weighted by `start`, so that all is trained in it.
+    Epochs are counted from 1, so the weight is above `start` in the first epoch.
 
     References:
         Sønderby, Raiko, Maaløe, Sønderby & Winther, "Ladder variational autoencoders", NeurIPS
@@ -45,14 +45,14 @@ class Warmup(Schedule):
 
 
 class ExponentialDecay(Schedule):
-    """A step size that falls by one factor per epoch: start (end / start)^((epoch - 1) / (n - 1)).
+    """Exponential decay of a learning rate: start (end / start)^((epoch - 1) / (n - 1)).
 
-    It is `end` in epoch n and stays there.
+    It is constant from epoch n on.
 
     Args:
-        start: The step size in the first epoch.
-        end: The step size from epoch n on.
-        epochs: n, at least 2.
+        start: The learning rate in the first epoch.
+        end: The learning rate from epoch n on.
+        epochs: The number n of epochs, at least 2.
     """
 
     def __init__(self, start: float, end: float, epochs: int) -> None:
@@ -67,7 +67,7 @@ class ExponentialDecay(Schedule):
 
 
 class Piecewise(Schedule):
-    """A number that is constant over stages of several epochs; the last one goes on.
+    """Piecewise constant schedule; the last stage does not end.
 
     `Piecewise.burda(8)` is the learning rate of Burda et al.: 1e-3 * 10^(-i / 7) for 3^i epochs,
     i = 0, ..., 7, which are 3280 epochs.
@@ -108,5 +108,5 @@ class Piecewise(Schedule):
 
 
 def _at_most_one(value: Any) -> Any:
-    # Comparisons and not min(): a compiled program has no value of the epoch.
+    # min(value, 1) by arithmetic: compiled programs pass traced arrays, which min() cannot compare.
     return (value < 1) * value + (value >= 1) * 1

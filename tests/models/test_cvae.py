@@ -16,7 +16,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from ppl_vae import ELBO, fit
 from ppl_vae.inference import Hybrid
 from ppl_vae.inference.draws import draw
-from ppl_vae.inference.objectives.elbo import elbo_per_datum
+from ppl_vae.inference.objectives.parts.elbo_terms import elbo_per_datum
 from ppl_vae.models import CVAE, GSNN, BernoulliNet, DiagNormalNet, Model
 
 N, X_DIM, C_DIM, Z_DIM = 4, 4, 3, 2

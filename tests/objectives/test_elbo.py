@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from ppl_vae import ELBO
 from ppl_vae.inference.draws import draw
-from ppl_vae.inference.objectives.elbo import elbo_per_datum
+from ppl_vae.inference.objectives.parts.elbo_terms import elbo_per_datum
 from ppl_vae.models import VAE, DiagNormalNet
 
 REPLICATES = 60

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ppl_vae.inference.draws import Draws, Program, Site, draw, per_datum
-from ppl_vae.inference.objectives.parts.kl import same
+from ppl_vae.inference.objectives.parts.equality import same
 
 Terms: TypeAlias = tuple[Tensor, Tensor]
 """log p(z) + log |dz/du| and log p(x | z) of each chain and datum, (..., K, N); dimensions further

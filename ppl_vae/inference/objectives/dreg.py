@@ -1,4 +1,4 @@
-"""Gradients of the guide by the path of the draws alone."""
+"""Objectives with pathwise gradients of the guide: STL and DReG."""
 
 from abc import abstractmethod
 
@@ -12,7 +12,7 @@ from ppl_vae.inference.objectives.parts.path_gradients import PathObjective, Pat
 
 
 class _PathGradient(PathObjective):
-    """-L, whose gradient is a weighted sum over particles: one for p, one for the paths of q."""
+    """Negative bound with weighted sums over particles as gradients, of p and of paths of q."""
 
     def check_draws(self, draws: Draws) -> None:
         super().check_draws(draws)
@@ -20,7 +20,7 @@ class _PathGradient(PathObjective):
 
     @abstractmethod
     def weights(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
-        """What dlog p(x, z_i) by parameters, and dlog w_i by z_i, count for: (K, N) each."""
+        """Compute weights of dlog p(x, z_i) by parameters and of dlog w_i by z_i, (K, N) each."""
 
     def surrogate(self, draws: Draws, log_w: Tensor, scale: Tensor, paths: Paths) -> Tensor:
         of_model, of_guide = self.weights(log_w.detach())
@@ -30,29 +30,30 @@ class _PathGradient(PathObjective):
 
 
 class STL(_PathGradient):
-    """-ELBO with the path derivative ("sticking the landing"), summed over the data.
+    """Negative ELBO with pathwise gradients of the guide ("sticking the landing"), zero at the
+    posterior.
 
         value:              1/K sum_i log w_i,   w_i = p(x, z_i) / q(z_i | x)
         gradient, guide:    1/K sum_i dlog w_i/dz_i dz_i/dphi
         gradient, model:    1/K sum_i dlog p(x, z_i)/dtheta
 
-    The score dlog q(z_i | x)/dphi, of which the expectation is 0, is left out: at the posterior,
-    q(z | x) = p(z | x), the guide's gradient is exactly 0 in every draw.
+    The score dlog q(z_i | x)/dphi, whose expectation is 0, is left out: at the posterior,
+    q(z | x) = p(z | x), the guide's gradient is exactly 0 for every draw.
 
-    Draws are cut from the guide's parameters, not densities (`paths.Paths`), so any guide will do:
-    modules, functions with `pyro.param`, hierarchical latents, networks that p and q share. Flows
-    must be invertible at a given z.
+    Draws are detached from the guide's parameters, densities are not (`path_gradients.Paths`), so
+    any guide can be used: modules, functions with `pyro.param`, hierarchical latents, networks
+    shared by p and q. Flows must be invertible at a given z.
 
     References:
         Roeder, Wu & Duvenaud, "Sticking the landing: simple, lower-variance gradient estimators for
         variational inference", 2017, arXiv:1703.09194, algorithm 2.
 
     Args:
-        k: Number of particles, whose average is taken.
+        k: Number of particles to average over.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) as `IWAE`, or a latent site is not reparametrised.
+        ValueError: (when used) As for `IWAE`, or a latent site is not reparametrised.
     """
 
     def __init__(self, k: int = 1, *, max_plate_nesting: int = 1) -> None:
@@ -67,13 +68,14 @@ class STL(_PathGradient):
 
 
 class DReG(_PathGradient):
-    """Minus the importance weighted bound with doubly reparametrised gradients.
+    """Negative importance-weighted bound with doubly reparametrised gradients of the guide.
 
         value:              log 1/K sum_i w_i,   w_i = p(x, z_i) / q(z_i | x)
         gradient, guide:    sum_i v_i^2 dlog w_i/dz_i dz_i/dphi,   v_i = w_i / sum_j w_j
         gradient, model:    sum_i v_i dlog p(x, z_i)/dtheta
 
-    In expectation they are those of `IWAE`; the guide's has a signal that grows with K.
+    In expectation these are the gradients of `IWAE`; the signal-to-noise ratio of the guide's grows
+    with K.
 
     References:
         Tucker, Lawson, Gu & Maddison, "Doubly reparameterized gradient estimators for Monte Carlo
@@ -86,7 +88,7 @@ class DReG(_PathGradient):
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) as `STL`.
+        ValueError: (when used) As for `STL`.
     """
 
     def value(self, log_w: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The evidence lower bound under a constraint on the reconstructions."""
+"""The evidence lower bound under a constraint on the reconstruction error."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,32 +17,34 @@ from ppl_vae.shared.checks import check_fraction, check_positive
 
 Update = Literal["rewo", "geco"]
 LARGEST = math.log(1e6)
-"""Of |log beta|, beyond which nothing is left to gain."""
+"""Bound on |log beta|."""
 LARGEST_STEP = 0.1
-"""Of log beta: at first the constraint is violated by hundreds of nats."""
+"""Bound on a change of log beta: the constraint is initially violated by hundreds of nats."""
 
 
 class GECO(Objective):
-    """Smallest KL at which the reconstructions are within a tolerance, summed over the data.
+    """Smallest KL subject to a bound on the reconstruction error, by an inverse Lagrange multiplier
+    beta that training updates.
 
         minimise E_q[log q(z | x) - log p(z)]  such that  E_q[-log p(x | z)] <= tolerance
 
-    by the loss C + beta KL of its Lagrangian, C = -log p(x | z), where beta is the inverse of the
-    multiplier. After each step, with delta the moving average of C less the tolerance,
+    The loss is C + beta KL with C = -log p(x | z) and beta the inverse of the multiplier. After
+    each step, with delta the moving average of C minus the tolerance,
 
         "geco":  beta <- beta exp(-rate delta)                                              (1)
         "rewo":  beta <- beta exp(rate f(beta, delta) delta),                               (2)
                  f(beta, delta) = tanh(tau (beta - 1)) where delta <= 0, and -1 elsewhere
 
-    so that (2) leads beta down while the constraint is violated and to 1 while it holds: then the
-    loss is the evidence bound. Before C was first within the tolerance, (2) keeps beta at `start`.
+    so that (2) decreases beta while the constraint is violated and moves it to 1 while it holds,
+    where the loss is the evidence bound. Until C is within the tolerance for the first time, (2)
+    keeps beta at `start`.
 
     With `inner`, latent sites that only serve the prior of the others, log p(z) is the bound
 
         log 1/k sum_i p(z | zeta_i) p(zeta_i) / q(zeta_i | z),    zeta_i ~ q(zeta | z)      (3)
 
-    with k draws of `inner` for one draw of the others. `mean_loss` and validation measure minus
-    the evidence bound, beta = 1. In Pyro's SVI every step advances beta of this very object.
+    with k draws of `inner` for one draw of the others. Evaluation uses beta = 1, the negative
+    evidence bound. In Pyro's SVI every step updates the beta of this instance.
 
     References:
         Rezende & Viola, "Taming VAEs", 2018, arXiv:1810.00597, algorithm 1 (1); Klushyn, Chen,
@@ -50,25 +52,25 @@ class GECO(Objective):
         arXiv:1905.04982, algorithm 1 (2, "REWO"; 3 is its bound of the prior).
 
     Differs from the paper:
-        A step is taken with the beta that the steps before it led to.
-        The second paper keeps the networks of the prior fixed until the reconstructions are first
-        within the tolerance; here they are trained from the first step.
+        A step uses the beta of the steps before it.
+        The second paper fixes the networks of the prior until the constraint holds for the first
+        time; here they are trained from the first step.
         log beta changes by at most 0.1 in a step, and beta stays within 1e-6 and 1e6.
 
     Args:
-        tolerance: The bound on E[-log p(x | z)] of a datum, all observed sites together, in nats.
-        k: Number of draws: of `inner`, or if there are none of all, whose average is taken.
-        inner: Names of the latent sites of the prior; observed sites do not depend on them.
-        update: How beta changes.
-        start: beta at first.
+        tolerance: Bound on E[-log p(x | z)] per datum, summed over observed sites, in nats.
+        k: Number of draws of `inner`; without `inner`, number of particles to average over.
+        inner: Names of the latent sites of the prior; observed sites must not depend on them.
+        update: Update rule of beta, "rewo" or "geco".
+        start: Initial beta.
         rate: Step size of log beta, per nat of delta.
-        tau: Slope of (2) where beta is near 1.
-        decay: Weight of the past in the moving average.
+        tau: Slope of (2) for beta near 1.
+        decay: Decay of the moving average.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) a site is enumerated or not reparametrised, has a scale or lies
-            outside the data plate; `inner` is not what it should be.
+        ValueError: An argument is invalid; (when used) a site is enumerated or not reparametrised,
+            has a scale or lies outside the data plate.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class GECO(Objective):
         self._state = self.state()
 
     def state(self) -> dict[str, Tensor]:
-        """beta, the moving average of C (NaN before the first step), and whether it was met."""
+        """Return beta, the moving average of C (NaN at first) and whether the bound was met."""
         numbers = {"beta": self.start, "reconstruction": math.nan, "reached": 0.0}
         return {name: torch.tensor(value) for name, value in numbers.items()}
 
@@ -114,7 +116,7 @@ class GECO(Objective):
         return loss, self._next(mean_of_batch(reconstruction.detach()))
 
     def _next(self, reconstruction: Tensor) -> dict[str, Tensor]:
-        """The numbers after a step with this mean of C in its batch."""
+        """Compute the state after a step with this mean of C over its batch."""
         old = {name: value.to(reconstruction.device) for name, value in self._state.items()}
         beta, average = old["beta"], old["reconstruction"]
         average = torch.where(
@@ -136,7 +138,7 @@ class GECO(Objective):
     def per_datum(
         self, model: Program, guide: Program, *data: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """-log p(x | z), and log q(z | x) less the bound of log p(z): each of shape (N,)."""
+        """Compute -log p(x | z), and log q(z | x) minus the bound of log p(z): (N,) each."""
         settings = {"max_plate_nesting": self.max_plate_nesting, **kwargs}
         draws = draw(model, guide, *data, k=1 if self.inner else self.k, **settings)
         _check(draws, self.inner)
@@ -158,7 +160,7 @@ class GECO(Objective):
         return -log_x[0], (log_q - log_w.logsumexp(0) + math.log(self.k)).reshape(-1)  # (3)
 
     def _free_of_inner(self, names: set[str], *, hide: bool) -> Callable[[Any], bool]:
-        """For `poutine.block`: hides sites, whose distributions should be one for all draws."""
+        """Make a `hide_fn` for `poutine.block`; checks that the sites do not depend on `inner`."""
         particles = -1 - self.max_plate_nesting
 
         def hidden(msg: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A conditional model trained as it is used for prediction too."""
+"""Hybrid of the conditional ELBO and the bound whose guide is the prior."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from ppl_vae.shared.checks import check_flag, check_fraction
 
 
 class Hybrid(Objective):
-    """alpha L_CVAE + (1 - alpha) L_GSNN, two bounds of one pair.
+    """Hybrid objective alpha L_CVAE + (1 - alpha) L_GSNN for conditional models.
 
         L_CVAE = E_{q(z | c, x)} [log p(x, z | c) - log q(z | c, x)]      (1)
         L_GSNN = E_{p(z | c)} log p(x | c, z)                             (2)
 
-    The second is the ELBO with the prior for a guide, so it trains what predicts x from c alone.
-    alpha = 0 trains no guide: freeze its networks, or take the pair `cvae.gsnn()` and `ELBO`.
+    The second is the ELBO with the prior as guide, so it trains prediction of x from c alone.
+    With alpha = 0 the guide is not trained: freeze its networks, or use `cvae.gsnn()` with `ELBO`.
 
     References:
         Sohn, Lee & Yan, "Learning structured output representation using deep conditional
@@ -26,8 +26,8 @@ class Hybrid(Objective):
 
     Args:
         alpha: Weight of (1), in [0, 1].
-        k: Number of particles, of each bound.
-        analytic_kl: KL terms in closed form, see `ELBO`.
+        k: Number of particles of each bound.
+        analytic_kl: Whether KL terms are in closed form, see `ELBO`.
         max_plate_nesting: Number of plate dimensions of the programs.
     """
 

@@ -1,4 +1,4 @@
-"""Importance weighted bounds."""
+"""Importance-weighted bounds."""
 
 import math
 
@@ -10,7 +10,8 @@ from ppl_vae.shared.checks import check_fraction, check_whole
 
 
 class IWAE(MultiSample):
-    """Minus the importance weighted bound, summed over the data.
+    """Negative importance-weighted bound with K particles for each datum, also for discrete latents
+    and under subsampling.
 
         L_K = E_{z_1 ... z_K ~ q(z | x)} [log 1/K sum_i w_i],   w_i = p(x, z_i) / q(z_i | x)
 
@@ -25,7 +26,7 @@ class IWAE(MultiSample):
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) a site lies outside the data plate or is enumerated by the guide,
+        ValueError: (when used) A site lies outside the data plate or is enumerated by the guide,
             sites differ in their scale, or there is no latent site.
     """
 
@@ -34,12 +35,12 @@ class IWAE(MultiSample):
 
 
 class MIWAE(MultiSample):
-    """Minus the mean of m importance weighted bounds of k particles each.
+    """Negative mean of m importance-weighted bounds with k particles each.
 
         1/m sum_j log 1/k sum_i w_ij
 
-    Its expectation is that of `IWAE(k)`, and the gradients of the guide have more signal than those
-    of one bound with m k particles.
+    Its expectation is that of `IWAE(k)`; the guide's gradients have a higher signal-to-noise ratio
+    than those of one bound with m k particles.
 
     References:
         Rainforth, Kosiorek, Le, Maddison, Igl, Wood & Teh, "Tighter variational bounds are not
@@ -51,7 +52,7 @@ class MIWAE(MultiSample):
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) as `IWAE`.
+        ValueError: (when used) As for `IWAE`.
     """
 
     def __init__(self, m: int, k: int, *, max_plate_nesting: int = 1) -> None:
@@ -64,7 +65,8 @@ class MIWAE(MultiSample):
 
 
 class CIWAE(MultiSample):
-    """Minus beta ELBO + (1 - beta) L_K, both from the same k particles.
+    """Negative combination beta ELBO + (1 - beta) L_K of the ELBO and the importance-weighted
+    bound, from the same k particles.
 
         beta 1/k sum_i log w_i + (1 - beta) log 1/k sum_i w_i
 
@@ -78,7 +80,7 @@ class CIWAE(MultiSample):
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) as `IWAE`.
+        ValueError: (when used) As for `IWAE`.
     """
 
     def __init__(self, beta: float, k: int, *, max_plate_nesting: int = 1) -> None:

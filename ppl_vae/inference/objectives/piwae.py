@@ -1,4 +1,4 @@
-"""Importance weighted bounds of which model and guide have one each."""
+"""Separate importance-weighted bounds for model and guide."""
 
 from torch import Tensor
 
@@ -10,27 +10,28 @@ from ppl_vae.shared.checks import check_whole
 
 
 class PIWAE(PathObjective):
-    """The model is trained by the bound of m k particles, the guide by the mean of m bounds of k.
+    """Importance-weighted bound with m k particles for the model, and the mean of m bounds with k
+    particles for the guide.
 
         value:              L = log 1/(m k) sum_ji w_ji,   w_ji = p(x, z_ji) / q(z_ji | x)
         gradient, model:    sum_ji v_ji dlog p(x, z_ji),   v_ji = w_ji / sum_ab w_ab       (1)
         gradient, guide:    that of 1/m sum_j log 1/k sum_i w_ji                           (2)
 
-    All m k draws serve both: the model gets the tighter bound, the guide more signal. The reported
-    value is minus L, summed over the data, which the model maximises. With m = 1 it is `IWAE(k)` in
-    every draw; with k = 1 the guide's gradient is that of `ELBO(m)`.
+    Both use all m k draws: the model gets the tighter bound, the guide the better signal. The
+    reported value is minus L, summed over the data, which the model maximises. With m = 1 this is
+    `IWAE(k)` for every draw; with k = 1 the guide's gradient is that of `ELBO(m)`.
 
-    (1) is what log p(x, z) depends on by itself; (2) is the rest, what log q(z | x) depends on by
-    itself and the path of the draws. So one loss has both gradients, in one backward pass. Latents
-    that are not reparametrised get the score function in (2), see `MultiSample`.
+    (1) is the direct dependence of log p(x, z) on parameters; (2) is the direct dependence of
+    log q(z | x) and the path of the draws. So one loss has both gradients, in one backward pass.
+    Latents that are not reparametrised have score-function gradients in (2), see `MultiSample`.
 
     References:
         Rainforth, Kosiorek, Le, Maddison, Igl, Wood & Teh, "Tighter variational bounds are not
         necessarily better", ICML 2018, arXiv:1802.04537, where it has the same name.
 
     Differs from the paper:
-        The gradients are told apart by density and not by a list of parameters, so a network that
-        model and guide share gets both.
+        Gradients are separated by density and not by a list of parameters, so a network shared by
+        model and guide gets both.
 
     Args:
         m: Number of bounds of the guide.
@@ -38,7 +39,7 @@ class PIWAE(PathObjective):
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) as `IWAE`.
+        ValueError: (when used) As for `IWAE`.
     """
 
     def __init__(self, m: int, k: int, *, max_plate_nesting: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""The evidence lower bound of a pair whose discrete latents are relaxed."""
+"""The evidence lower bound with relaxed discrete latents."""
 
 import copy
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae.inference.draws import Program, draw
-from ppl_vae.inference.objectives.elbo import ELBO, elbo_of_globals, elbo_per_datum
+from ppl_vae.inference.objectives.elbo import ELBO
 from ppl_vae.inference.objectives.parts.base import Objective
+from ppl_vae.inference.objectives.parts.elbo_terms import elbo_of_globals, elbo_per_datum
 from ppl_vae.models.distributions.concrete import RELAXATIONS, kind_of, relax
 from ppl_vae.shared.checks import check_flag, check_positive
 from ppl_vae.shared.objectives.relaxed import (
@@ -25,34 +26,35 @@ from ppl_vae.shared.schedules import Schedule
 
 
 class Relaxed(Objective):
-    """-ELBO of the pair with concrete variables in the place of its discrete latents.
+    """Negative ELBO with Gumbel-softmax (concrete) relaxations of Bernoulli and categorical latents
+    in model and guide.
 
         loss = -E_{q_t(z | x)}[log p_t(x, z) - log q_t(z | x)]
         Bernoulli(alpha):    z = sigmoid((alpha + L) / t),   L logistic                     (1)
         Categorical(alpha):  z = softmax((alpha + G) / t),   G_1, ..., G_C Gumbel           (2)
 
-    Each Bernoulli and categorical latent of the guide has density (1) or (2) in guide and model, at
-    one temperature t, and is reparametrised; the programs and continuous latents stay as they are.
-    The loss is minus a bound of the relaxed model's log p_t(x), not of log p(x). With t -> 0 the
-    reconstruction goes to that of the discrete pair, while the variance of the gradient grows; the
-    divergence of two relaxed variables depends on alpha alone and stays above that of the discrete
-    ones. In validation and `mean_loss` the discrete pair is measured, by `ELBO(k)`.
+    Each Bernoulli and categorical latent of the guide is replaced by (1) or (2) in guide and model,
+    at the same temperature t, and is reparametrised; continuous latents are unchanged. The loss is
+    a negative bound of the relaxed model's log p_t(x), not of log p(x). As t -> 0 the
+    reconstruction term approaches that of the discrete pair and the variance of the gradient grows;
+    the divergence of two relaxed variables depends on alpha only and stays above that of the
+    discrete ones. Evaluation measures the discrete pair, by `ELBO(k)`.
 
-    Densities are those of logits, for (2) of log z (`concrete`), which have many digits where z is
-    0 or 1 in floating point. As model and guide have the same change of variables,
-    log p_t(z) - log q_t(z | x) is the same.
+    Densities are those of logits, for (2) of log z (`concrete`), which stay accurate where z rounds
+    to 0 or 1. Model and guide share the change of variables, so log p_t(z) - log q_t(z | x) is the
+    same.
 
     With `hard` (straight-through) programs see the nearest discrete values, 0 and 1 or one-hot
-    vectors, with the gradients of z; the densities of the latents are relaxed ones at z. As the
-    hard values of (1) and (2) are drawn from the discrete distributions, minus the loss is below
-    the ELBO of the discrete pair on average. Its gradient is biased.
+    vectors, with the gradients of z; the densities of the latents are the relaxed ones at z. As
+    hard values of (1) and (2) have the discrete distributions, the negative loss is below the ELBO
+    of the discrete pair on average. Its gradient is biased.
 
-    Programs see floating values where they had 0 and 1, and for a `Categorical` of shape (...)
+    Programs see floating-point values in place of 0 and 1, and for a `Categorical` of shape (...)
     one-hot vectors of shape (..., C), as for a `OneHotCategorical`, the natural choice here. They
-    must use these as numbers: where Pyro's validation is on (in `fit` at the first step), a value
-    on which the loss depends through no differentiable operation is refused, as with `z.long()`.
+    must use them as numbers: with Pyro's validation (in `fit` at the first step), a value that the
+    loss does not depend on differentiably, such as `z.long()`, is refused.
 
-    Latents that only the model enumerates are summed out exactly. Scales and masks are as in
+    Latents that only the model enumerates are summed out exactly. Scales and masks apply as in
     `ELBO`.
 
     References:
@@ -62,21 +64,21 @@ class Relaxed(Objective):
         arXiv:1611.01144 (annealing, straight-through).
 
     Differs from the paper:
-        Prior and posterior have one temperature, where Maddison et al. let them have two. The KL
-        term of Jang et al., of relaxed draws but discrete distributions, makes a bound of neither
-        model: it is not used here.
+        Prior and posterior share one temperature; Maddison et al. allow two. The KL term of Jang
+        et al., with relaxed draws but discrete distributions, gives a bound of neither model and is
+        not used.
 
     Args:
-        temperature: t > 0, a number or a schedule that `fit` advances, such as
+        temperature: Temperature t > 0, a number or a schedule that `fit` advances, such as
             `ExponentialDecay(1.0, 0.5, epochs)`.
         hard: Whether programs see discrete values.
-        k: Number of particles, whose average is taken.
+        k: Number of particles to average over.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: temperature is not such; (when used) it is a schedule and the epoch is not
-            known, the guide has no discrete latent, enumerates one, or has one that is neither
-            Bernoulli nor categorical, or the model has another kind at its site.
+        ValueError: An argument is invalid; (when used) the temperature is a schedule and the epoch
+            is not known; the guide has no discrete latent, enumerates one, or has one that is
+            neither Bernoulli nor categorical; the model has another kind at its site.
     """
 
     def __init__(
@@ -126,14 +128,12 @@ class Relaxed(Objective):
 
 
 class _Relaxing(Messenger):
-    """Gives a program relaxed values z, while around it the sites are drawn and scored as logits.
-
-    It lies inside of what traces and replays, which see logits alone.
+    """Gives a program relaxed values z, while handlers around it see logits and their densities.
 
     Args:
-        temperature: t.
+        temperature: The temperature t.
         hard: Whether the program sees discrete values.
-        of_guide: The kinds of the guide's latent sites where the program is the model.
+        of_guide: For the model, the kinds of the guide's latent sites.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class _Relaxing(Messenger):
 
 
 def _check_used(loss: Tensor, seen: Mapping[str, Tensor]) -> None:
-    """A program that makes integers of relaxed values cuts their gradients, without an error."""
+    """Refuse programs that cut the gradients of relaxed values, by casting them to integers."""
     reached = {name: value for name, value in seen.items() if value.requires_grad}
     if not reached:
         return

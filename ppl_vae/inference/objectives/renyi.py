@@ -1,4 +1,4 @@
-"""Bounds by Renyi's and by the chi divergence."""
+"""Bounds from Renyi's alpha-divergence and the chi divergence."""
 
 import math
 
@@ -14,7 +14,7 @@ from ppl_vae.shared.objectives.renyi import check_alpha, check_order
 
 
 class Renyi(MultiSample):
-    """Minus the variational Renyi bound, summed over the data.
+    """Negative variational Renyi bound; alpha = 0 is IWAE, minus infinity the largest weight.
 
         L_alpha = 1 / (1 - alpha) log 1/K sum_i w_i^(1 - alpha),   w_i = p(x, z_i) / q(z_i | x)
 
@@ -27,8 +27,8 @@ class Renyi(MultiSample):
         4.1 (K draws) and 4.2 (VR-max).
 
     Differs from the paper:
-        Gradients are those of all K particles; for a finite alpha the paper also has a variant that
-        draws one of them by its weight.
+        Gradients use all K particles; for a finite alpha the paper also has a variant that
+        backpropagates through one of them, drawn by its weight.
 
     Args:
         alpha: Any number but 1, or `float("-inf")`.
@@ -36,7 +36,7 @@ class Renyi(MultiSample):
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: alpha is 1; (when used) as `IWAE`.
+        ValueError: alpha is 1 or invalid; (when used) as for `IWAE`.
     """
 
     def __init__(self, alpha: float, k: int, *, max_plate_nesting: int = 1) -> None:
@@ -50,27 +50,27 @@ class Renyi(MultiSample):
         power = 1 - self.alpha
         most = (log_w.amax(-2) if power > 0 else log_w.amin(-2)).detach()
         below = power * (log_w - most.unsqueeze(-2))
-        less = below.expm1().mean(-2)  # has many digits where alpha is near 1, the ELBO
+        less = below.expm1().mean(-2)  # accurate for alpha near 1, the ELBO
         log_mean = torch.where(less > -0.5, less.log1p(), below.exp().mean(-2).log())
         return most + log_mean / power
 
 
 class CUBO(PathObjective):
-    """The chi upper bound of log p(x), summed over the data; the guide is trained to lower it.
+    """Chi upper bound of log p(x), which the guide minimises; the model gets no gradient.
 
         CUBO_n = 1/n log E_q[w^n],   w = p(x, z) / q(z | x)
 
-    estimated by 1/n log 1/K sum_i w_i^n, which is on average below it, and of few particles below
-    log p(x) too. Its gradient by the guide's parameters phi is estimated by
+    It is estimated by 1/n log 1/K sum_i w_i^n, which underestimates it on average, and with few
+    particles can lie below log p(x). The gradient by the guide's parameters phi is estimated by
 
         (1 - n) sum_i v_i dlog w_i/dz dz/dphi,   v_i = w_i^n / sum_j w_j^n                  (1)
 
-    or, if some latent has no reparametrisation, by
+    or, if a latent cannot be reparametrised, by
 
         (1 - n) / n sum_i v_i dlog q(z_i | x)/dphi                                         (2)
 
-    The model is given: a lower bound is what its parameters are to raise, so they get no gradient
-    from this one. Freeze them, `requires_grad_(False)`.
+    The model is fixed: its parameters should maximise a lower bound, and get no gradient from this
+    upper one. Freeze them with `requires_grad_(False)`.
 
     References:
         Dieng, Tran, Ranganath, Paisley & Blei, "Variational inference via chi upper bound
@@ -79,9 +79,9 @@ class CUBO(PathObjective):
         objectives", 2019, arXiv:1810.04152, section 3 (from 2 to 1).
 
     Differs from the paper:
-        exp(n CUBO_n), of which 1/K sum_i w_i^n has no bias, spans hundreds of nats between data.
-        The paper divides by the largest weight of a step, here each datum's weights are divided by
-        their sum: that is the gradient of CUBO_n itself, with a bias of order 1/K.
+        exp(n CUBO_n), whose estimate 1/K sum_i w_i^n is unbiased, spans hundreds of nats between
+        data. The paper divides by the largest weight of a step; here the weights of each datum are
+        normalised: the gradient of CUBO_n itself, with a bias of order 1/K.
 
     Args:
         n: Order of the bound, above 1.
@@ -89,7 +89,7 @@ class CUBO(PathObjective):
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) as `IWAE`.
+        ValueError: (when used) As for `IWAE`.
     """
 
     def __init__(self, n: float, k: int, *, max_plate_nesting: int = 1) -> None:

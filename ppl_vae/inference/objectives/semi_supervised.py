@@ -1,4 +1,4 @@
-"""Learning from labelled and unlabelled data together."""
+"""Semi-supervised learning from labelled and unlabelled data."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,8 @@ from torch import Tensor
 from ppl_vae.data.labels import UNLABELLED
 from ppl_vae.inference.compilation.private_torch import FakeTensor
 from ppl_vae.inference.draws import Draws, Program, draw
-from ppl_vae.inference.objectives.elbo import elbo_per_datum
 from ppl_vae.inference.objectives.parts.base import Objective
+from ppl_vae.inference.objectives.parts.elbo_terms import elbo_per_datum
 from ppl_vae.models.base import check_model
 from ppl_vae.shared.checks import (
     as_numpy,
@@ -26,22 +26,23 @@ from ppl_vae.shared.checks import (
 
 
 class SemiSupervised(Objective):
-    """J^alpha of Kingma et al. 2014, for any pair whose label is the site `y`.
+    """Semi-supervised objective J^alpha for labelled and unlabelled data (label -1), for any pair
+    with a label site `y`.
 
         log p(x, y) >= -L(x, y),  E_{q(z | x, y)}                                          (6)
         log p(x)    >= -U(x) = sum_y q(y | x) (-L(x, y)) + H(q(y | x))                     (7)
         J           = sum_labelled L(x, y) + sum_unlabelled U(x)                           (8)
         J^alpha     = J + alpha N mean_labelled(-log q(y | x))                             (9)
 
-    The data are those of the pair, then the labels y, shape (n,), with -1 for an unlabelled datum.
-    Programs are run without y: the labels are put in by conditioning the site. The sum in (7) is
-    exact if the pair marks `y` with `infer={"enumerate": "parallel"}`, and else by the score
-    function.
+    The data are those of the pair followed by the labels y, shape (n,), with -1 for an unlabelled
+    datum. Programs are run without y, and the site is conditioned on the labels. The sum in (7) is
+    exact if the pair marks `y` with `infer={"enumerate": "parallel"}`, and otherwise estimated with
+    the score function.
 
-    A batch is taken for the data set that it comes from: its loss is
-    B (f mean_labelled L + (1 - f) mean_unlabelled U + alpha mean_labelled(-log q(y | x))), with B
-    the batch's size and f the labelled fraction of the data set, so a batch may hold more labels
-    than its share.
+    The loss of a batch estimates that of the data set:
+    B (f mean_labelled L + (1 - f) mean_unlabelled U + alpha mean_labelled(-log q(y | x))), where B
+    is the batch size and f the labelled fraction of the data set, so a batch may be enriched with
+    labelled data.
 
     References:
         Kingma, Mohamed, Rezende & Welling, "Semi-supervised learning with deep generative models",
@@ -50,15 +51,15 @@ class SemiSupervised(Objective):
     Args:
         alpha: Weight of the classification loss in (9).
         k: Number of particles.
-        analytic_kl: KL terms in closed form, see `ELBO`.
-        labelled_fraction: f, above; by default `fit` counts the labels of its data, and elsewhere
-            that of the batch is taken.
-        labelled_per_batch: Labelled data in each batch that `fit` makes, in addition to
+        analytic_kl: Whether KL terms are in closed form, see `ELBO`.
+        labelled_fraction: The fraction f; by default that of the data given to `fit`, and elsewhere
+            that of the batch.
+        labelled_per_batch: Number of labelled data in each batch of `fit`, in addition to
             `batch_size` unlabelled ones (fewer if there are fewer).
         max_plate_nesting: Number of plate dimensions of the programs.
-        labelled_first: Where a step is compiled, and labels have no values: this number of labelled
-            data come first (all, if the batch is smaller), and unlabelled ones follow. `fit` makes
-            its batches so.
+        labelled_first: For compiled steps, in which labels have no values: the number of labelled
+            data at the head of each batch (all, if the batch is smaller). `fit` sets it and orders
+            its batches accordingly.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class SemiSupervised(Objective):
                 yield n / size, part, [array[rows] for array in data]
 
     def _split(self, y: Tensor) -> tuple[Any, Any, int]:
-        """What selects the labelled data and the others, and the number of labelled ones."""
+        """Return indices of labelled and of unlabelled data, and the number of labelled ones."""
         if not isinstance(y, FakeTensor):
             known = y != UNLABELLED
             return known, ~known, int(known.sum())
@@ -184,7 +185,7 @@ class SemiSupervised(Objective):
         return min(self.labelled_per_batch, n_labelled)
 
     def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
-        """`batch_size` unlabelled data, each once an epoch, and some of the labelled in turn."""
+        """Yield batches of unlabelled data, each once per epoch, and of labelled data in turn."""
         known = torch.as_tensor(as_numpy(data[-1])) != UNLABELLED
         labelled, unlabelled = known.nonzero()[:, 0], (~known).nonzero()[:, 0]
         if len(unlabelled) == 0:

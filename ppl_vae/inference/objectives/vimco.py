@@ -1,4 +1,4 @@
-"""The importance weighted bound with a baseline for each particle, of the other particles."""
+"""The importance-weighted bound with per-particle baselines."""
 
 import math
 from typing import Any, Literal, TypeAlias, get_args
@@ -14,34 +14,34 @@ Mean: TypeAlias = Literal["geometric", "arithmetic"]
 
 
 class VIMCO(IWAE):
-    """Minus the importance weighted bound, for latents that cannot be reparametrised.
+    """Negative importance-weighted bound for discrete or mixed latents, with a baseline for each
+    particle from the weights of the others.
 
         value:      L = log 1/K sum_i w_i,   w_i = p(x, z_i) / q(z_i | x)
         gradient:   dL + sum_i (L - L_{-i}) d log q(z_i | x)                               (1)
         baseline:   L_{-i} = log 1/K (sum_{j != i} w_j + m_{-i})                           (2)
 
-    where m_{-i}, in the place of w_i, is the geometric or the arithmetic mean of the other w_j. As
-    L_{-i} does not depend on z_i, the expectation of the gradient is that of `IWAE`, and the
-    variance of its score function is much smaller: particles and data have a baseline each.
+    where m_{-i} replaces w_i by the geometric or the arithmetic mean of the other w_j. As L_{-i}
+    does not depend on z_i, the gradient has the expectation of that of `IWAE`, and its score
+    function has a much smaller variance.
 
-    Latents that can be reparametrised are, so with no others it is `IWAE`. See `MultiSample` for
-    scales and masks.
+    Latents that can be reparametrised are; if all can, this is `IWAE`. See `MultiSample` for scales
+    and masks.
 
     References:
         Mnih & Rezende, "Variational inference for Monte Carlo objectives", 2016,
         arXiv:1602.06725, section 2 and algorithm 1 ((1) and (2)).
 
     Differs from the paper:
-        Latents may be mixed: the paper has discrete ones alone.
+        Latents may be mixed; those of the paper are discrete.
 
     Args:
         k: Number of particles K, at least 2.
-        mean: Which mean of the other weights m_{-i} is, "geometric" (the paper's choice) or
-            "arithmetic".
+        mean: The mean of the other weights, "geometric" (the paper's choice) or "arithmetic".
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: k or mean is not such; (when used) as `IWAE`.
+        ValueError: k or mean is invalid; (when used) as for `IWAE`.
     """
 
     def __init__(self, k: int, mean: Mean = "geometric", *, max_plate_nesting: int = 1) -> None:
@@ -61,10 +61,9 @@ class VIMCO(IWAE):
 
 
 def _before_and_after(log_w: Tensor, accumulate: Any, empty: float) -> tuple[Tensor, Tensor]:
-    """What the particles before each one, and those after it, add up to: (..., K, N) both.
+    """Accumulate the particles before each one, and those after it: (..., K, N) each.
 
-    Taking a particle's share from the sum of all would leave nothing of the others' where it is
-    by far the largest.
+    Subtracting a particle from the total would lose all digits of the others where it dominates.
     """
     before = accumulate(log_w[..., :-1, :], -2)
     after = accumulate(log_w[..., 1:, :].flip(-2), -2).flip(-2)

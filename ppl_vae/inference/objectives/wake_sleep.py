@@ -1,4 +1,4 @@
-"""Wake-sleep: the model by importance weights, the guide towards the posterior."""
+"""Wake-sleep and reweighted wake-sleep."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,24 +17,24 @@ from ppl_vae.shared.objectives.wake_sleep import check_phases, in_place_of_data
 
 
 class RWS(PathObjective):
-    """Reweighted wake-sleep, summed over the data.
+    """Reweighted wake-sleep, with weights normalised for each datum; the guide has wake and sleep
+    phases.
 
         value:          -log 1/K sum_i w_i,   w_i = p(x, z_i) / q(z_i | x),   z_i ~ q(z | x)
         model:          -sum_i v_i dlog p(x, z_i),   v_i = w_i / sum_j w_j                 (1)
         guide, wake:    -sum_i v_i dlog q(z_i | x)                                         (2)
         guide, sleep:   -dlog q(z' | x'),   (x', z') ~ p(x, z)                             (3)
 
-    Weights are normalised for each datum. Draws are constants, without paths, so any latents will
-    do. (1) is the gradient of `IWAE`; (2) is that of KL(p(z | x) || q(z | x)) with a bias of order
-    1/K, as the v_i are weights of the same draws; (3) is that of the same divergence, of data which
-    the model simulates, without bias. With both phases the guide has their mean (Pyro's
-    `insomnia=0.5`). (3) is not part of the value.
+    Draws are constants, so latents need not be reparametrised. (1) is the gradient of `IWAE`; (2)
+    is that of KL(p(z | x) || q(z | x)) with a bias of order 1/K, as weights and values use the same
+    draws; (3) is that of the same divergence for data simulated by the model, without bias. With
+    both phases the guide's gradient is their mean (Pyro's `insomnia=0.5`). (3) is not part of the
+    value.
 
-    In the sleep phase the model is run once more, without observations, and what it draws at an
-    observed site stands for the argument that was observed there: one x' for each datum of the
-    batch, with its scale. Arguments that no site observes, conditions say, stay as they are. The
-    sleep phase does not change the buffers (running statistics) of modules whose methods the
-    programs are.
+    The sleep phase runs the model without observations; its draw at an observed site replaces the
+    argument that was observed there: one x' for each datum of the batch, with its scale. Arguments
+    that no site observes, such as conditions, are unchanged. The sleep phase does not change the
+    buffers (running statistics) of modules whose methods are the programs.
 
     References:
         Bornschein & Bengio, "Reweighted wake-sleep", ICLR 2015, arXiv:1406.2751 ((1) to (3)).
@@ -42,20 +42,20 @@ class RWS(PathObjective):
         stochastic control flow", UAI 2019, arXiv:1805.10469 (bias).
 
     Differs from the paper:
-        Gradients are told apart by density and not by a list of parameters: a network that model
-        and guide share gets both. All phases are one step.
+        Gradients are separated by density and not by a list of parameters: a network shared by
+        model and guide gets both. All phases are one step.
 
     Args:
-        k: Number of particles K; at least 2 for the wake phase of the guide: with one, v is 1 and
-            the expectation of (2) is 0.
+        k: Number of particles K; at least 2 for the wake phase of the guide, as with one v is 1
+            and the expectation of (2) is 0.
         wake_phi: Whether the guide has a wake phase.
         sleep_phi: Whether the guide has a sleep phase.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: k is not such, or the guide has no phase; (when used) as `IWAE`; in the sleep
-            phase, what a site observes is not one of the arguments, or the guide draws a site that
-            the model does not.
+        ValueError: An argument is invalid, or the guide has no phase; (when used) as for `IWAE`; in
+            the sleep phase, a site does not observe one of the arguments, or the guide draws a site
+            that the model does not.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class RWS(PathObjective):
 
 
 class WakeSleep(RWS):
-    """Wake-sleep: `RWS` with one particle, the guide in the sleep phase alone.
+    """Wake-sleep: `RWS` with one particle and only the sleep phase for the guide.
 
         value:  -log w = -(log p(x, z) - log q(z | x)),   z ~ q(z | x): on average minus the ELBO
         model:  -dlog p(x, z)
@@ -101,13 +101,13 @@ class WakeSleep(RWS):
         Science 268, 1995.
 
     Differs from the paper:
-        As `RWS`.
+        As for `RWS`.
 
     Args:
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: (when used) as `RWS`.
+        ValueError: (when used) As for `RWS`.
     """
 
     def __init__(self, *, max_plate_nesting: int = 1) -> None:
@@ -117,7 +117,7 @@ class WakeSleep(RWS):
 def _sleep(
     model: Program, guide: Program, *data: Any, max_plate_nesting: int, **kwargs: Any
 ) -> Tensor:
-    """-log q(z' | x') of one simulated datum for each of `data`, with scales, summed: (3)."""
+    """Compute -log q(z' | x') for one simulated datum per datum, scaled and summed: (3)."""
     with ExitStack() as stack:
         owners = [getattr(program, "__self__", None) for program in (model, guide)]
         for module in {owner for owner in owners if isinstance(owner, nn.Module)}:
@@ -140,7 +140,7 @@ def _sleep(
 
 
 def _simulated(dream: Trace) -> dict[str, tuple[Any, Any]]:
-    """Observed and simulated value of each observed site."""
+    """Return the observed and the simulated value of each observed site."""
     found = {}
     nodes: Mapping[str, Any] = dream.nodes
     for name, node in nodes.items():
@@ -152,7 +152,7 @@ def _simulated(dream: Trace) -> dict[str, tuple[Any, Any]]:
 
 @contextmanager
 def _copies_of_buffers(module: nn.Module) -> Iterator[None]:
-    """Lets a module write to copies: what the wake phase needs for its gradient stays as it is."""
+    """Replace buffers by copies; the wake phase's gradient needs the originals unchanged."""
     kept = [
         (part, name, value)
         for part in module.modules()

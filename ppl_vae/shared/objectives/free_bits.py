@@ -11,10 +11,10 @@ Per: TypeAlias = Literal["site", "unit"]
 
 @dataclass(frozen=True)
 class FreeBits(Configurable):
-    """lambda of `ELBO(free_bits=FreeBits(lambda, per))`: a KL term counts as max(lambda, KL).
+    """Free bits of `ELBO(free_bits=FreeBits(lambda, per))`: each KL term becomes max(lambda, KL).
 
-    KL is the mean over the batch, and a term is that of a latent site or of each of its units.
-    Where it is below lambda, no gradient makes it smaller still.
+    KL is averaged over the batch; a term belongs to a latent site or to each of its units. Terms
+    below lambda have no gradient.
 
     References:
         Kingma, Salimans, Jozefowicz, Chen, Sutskever & Welling, "Improving variational inference
@@ -22,12 +22,12 @@ class FreeBits(Configurable):
         that of any group of units.
 
     Args:
-        nats: lambda.
-        per: "site", or "unit": each dimension of a site's event, and each place in the plates that
-            lie within a datum, has a term of its own.
+        nats: The threshold lambda, in nats.
+        per: "site", or "unit": a separate term for each dimension of a site's event and each
+            element of the plates within a datum.
 
     Raises:
-        ValueError: an argument is not such.
+        ValueError: An argument is invalid.
     """
 
     nats: float
@@ -39,10 +39,10 @@ class FreeBits(Configurable):
 
 
 def as_free_bits(value: float | FreeBits) -> FreeBits:
-    """`value`, of which a number is that of a site.
+    """Convert a number to `FreeBits` per site.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: The value is neither a number of at least 0 nor a `FreeBits`.
     """
     if isinstance(value, FreeBits):
         return value

@@ -28,14 +28,14 @@ def check_wrapped(objective: Any) -> None:
 
 
 def only_guide(of_guide: Collection[str], of_model: Collection[str]) -> list[str]:
-    """The parameters that belong to the guide alone.
+    """Return the names of the parameters that belong to the guide alone.
 
     Args:
         of_guide: Names of the parameters that log q depends on at given draws.
         of_model: Names of those that log p depends on.
 
     Raises:
-        ValueError: there are none.
+        ValueError: There are none.
     """
     own = [name for name in of_guide if name not in of_model]
     if not own:
@@ -47,12 +47,12 @@ def only_guide(of_guide: Collection[str], of_model: Collection[str]) -> list[str
 
 
 def still_lagging(left: float, best: float, found: float) -> tuple[float, float]:
-    """How many more epochs may pass without a climb, and the largest mutual information so far.
+    """Update the remaining patience and the largest mutual information.
 
     Args:
-        left: How many may pass before this epoch's `found`, at least 1.
-        best: The largest mutual information of the epochs before.
-        found: That after this epoch.
+        left: Number of further epochs that may pass without an increase, at least 1.
+        best: The largest mutual information so far.
+        found: The mutual information after this epoch.
     """
-    found = float(np.float32(found))  # what a checkpoint remembers of it
+    found = float(np.float32(found))  # the precision of a checkpoint
     return (left - 1.0, best) if found < best else (left, found)

@@ -12,9 +12,9 @@ LOG_FIRST = -1.09
 
 
 def edges_of(partitions: int | Sequence[float]) -> tuple[float, ...]:
-    """The points 0 = beta_0 < beta_1 < ... < beta_P = 1 themselves, or for their number P.
+    """Return the points 0 = beta_0 < beta_1 < ... < beta_P = 1, given as such or by their number P.
 
-    These are spaced evenly by their logarithms, beta_1 = 10^-1.09 (about 0.08) to beta_P = 1.
+    For a number, points are log-spaced from beta_1 = 10^-1.09 (about 0.08) to beta_P = 1.
     """
     given: Any = partitions  # a number of any integral type
     if isinstance(given, Integral):

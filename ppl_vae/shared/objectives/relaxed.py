@@ -1,17 +1,17 @@
-"""Which sites of a pair can be relaxed, for both backends."""
+"""Checks of the sites that `Relaxed` relaxes, for both backends."""
 
 from collections.abc import Collection
 from typing import Any
 
 
 def check_relaxable(name: str, kind: str, kinds: Collection[str], infer: Any) -> None:
-    """A latent site of the guide is continuous, or is drawn from one of `kinds`.
+    """Check that a latent site of the guide is continuous or of one of `kinds`.
 
     Args:
-        name: Of the site.
-        kind: What it is drawn from, "continuous" or a discrete distribution.
+        name: Name of the site.
+        kind: "continuous", or the name of the discrete distribution.
         kinds: The discrete distributions that have a relaxation.
-        infer: The site's marks.
+        infer: The site's `infer` dictionary.
     """
     if kind not in ("continuous", *kinds):
         raise ValueError(
@@ -26,7 +26,7 @@ def check_relaxable(name: str, kind: str, kinds: Collection[str], infer: Any) ->
 
 
 def check_one_kind(name: str, of_model: str, of_guide: str) -> None:
-    """Both programs draw a latent site from the same kind of distribution."""
+    """Check that both programs draw a latent site from the same kind of distribution."""
     if of_model != of_guide:
         raise ValueError(
             f"site {name!r} should be of one kind in model and guide, was {of_model} in the model "
@@ -35,7 +35,7 @@ def check_one_kind(name: str, of_model: str, of_guide: str) -> None:
 
 
 def check_not_given(name: str, value: Any) -> None:
-    """A discrete latent that is to be relaxed is drawn, and not given a discrete value."""
+    """Check that a discrete latent to be relaxed has no given value."""
     if value is not None:
         raise ValueError(
             f"site {name!r} should be drawn to be relaxed, was given a value: condition the "
@@ -44,6 +44,6 @@ def check_not_given(name: str, value: Any) -> None:
 
 
 def check_some_discrete(kinds: Collection[str]) -> None:
-    """One of the guide's latents is discrete."""
+    """Check that at least one latent of the guide is discrete."""
     if all(kind == "continuous" for kind in kinds):
         raise ValueError("guide should draw a discrete latent, drew none: use ELBO or IWAE")

@@ -1,4 +1,4 @@
-"""What the wake and sleep phases of both backends share."""
+"""Phases of wake-sleep: arguments and simulated data, for both backends."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from ppl_vae.shared.checks import check_flag
 
 
 def check_phases(k: int, wake_phi: bool, sleep_phi: bool) -> None:
-    """Raises a ValueError unless the guide has a phase that trains it with k particles."""
+    """Check that the guide has a phase that trains it with k particles."""
     for name, value in (("wake_phi", wake_phi), ("sleep_phi", sleep_phi)):
         check_flag(name, value)
     if not (wake_phi or sleep_phi):
@@ -22,15 +22,15 @@ def check_phases(k: int, wake_phi: bool, sleep_phi: bool) -> None:
 def in_place_of_data(
     simulated: Mapping[str, tuple[Any, Any]], data: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a program, with simulated values in the place of those it observed.
+    """Replace observed arguments of a program by simulated values.
 
     Args:
-        simulated: The observed value and the simulated one of each observed site, by name.
-        data: The arguments, and
-        kwargs: those by keyword.
+        simulated: The observed and the simulated value of each observed site, by name.
+        data: The positional arguments.
+        kwargs: The keyword arguments.
 
     Raises:
-        ValueError: an observed value is not one of the arguments, or not one alone.
+        ValueError: An observed value is not exactly one of the arguments.
     """
     given: dict[Any, Any] = {**dict(enumerate(data)), **kwargs}
     new = dict(given)

@@ -31,7 +31,7 @@ from port_support import jax, jnp, key, numpyro
 import ppl_vae.numpyro.inference
 import ppl_vae.numpyro.models
 from ppl_vae.numpyro.inference import VIMCO, log_likelihood
-from ppl_vae.numpyro.inference.objectives.parts.kl import _divergence
+from ppl_vae.numpyro.inference.objectives.parts.kl import divergence
 from ppl_vae.numpyro.inference.objectives.parts.multi_sample import MultiSample
 from ppl_vae.numpyro.models import RankOneNormalNet
 from ppl_vae.numpyro.models.base import parameters, with_parameters
@@ -186,7 +186,7 @@ def test_normals_of_any_scale(log_var, away):
 def of_divergence(log_var, loc):
     def kl(log_var, loc):
         q, p = (LogVarNormal(loc[i], log_var[i]) for i in range(2))
-        return _divergence("z", q, p)
+        return divergence("z", q, p)
 
     return jax.value_and_grad(kl, (0, 1))(log_var, loc)
 

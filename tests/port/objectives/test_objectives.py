@@ -21,7 +21,7 @@ from port_support import Noise, TorchNoise, jax, jnp, key, make_pair, numpyro
 import ppl_vae.inference
 from ppl_vae.numpyro.inference import ELBO, SemiSupervised
 from ppl_vae.numpyro.inference.draws import draw
-from ppl_vae.numpyro.inference.objectives.elbo import elbo_per_datum
+from ppl_vae.numpyro.inference.objectives.parts.elbo_terms import elbo_per_datum
 from ppl_vae.numpyro.models.base import parameters, with_parameters
 from ppl_vae.parity import float64
 

@@ -1,4 +1,4 @@
-"""What `fit`, Pyro's SVI and a user's own loop ask of an objective."""
+"""Base class of objectives: the interface to `fit`, Pyro's SVI and custom training loops."""
 
 import copy
 from abc import abstractmethod
@@ -20,8 +20,8 @@ from ppl_vae.shared.training.turns import Turn
 class Objective(PyroELBO):
     """A loss of a model/guide pair, summed over the data of a batch.
 
-    It is a `pyro.infer.ELBO`: `SVI(model, guide, optimizer, objective)` and
-    `objective(model, guide)(*data)` work. A subclass defines `differentiable_loss`.
+    An objective is a `pyro.infer.ELBO`: `SVI(model, guide, optimizer, objective)` and
+    `objective(model, guide)(*data)` work. Subclasses define `differentiable_loss`.
 
     Args:
         k: Number of particles, all drawn side by side.
@@ -43,17 +43,17 @@ class Objective(PyroELBO):
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, **kwargs: Any
     ) -> Tensor:
-        """The loss, a scalar whose gradient is an unbiased estimate of the objective's gradient."""
+        """Compute the loss, a scalar whose gradient estimates that of the objective."""
 
     def loss(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> float:
-        """The loss as a number, without gradients."""
+        """Compute the loss as a number, without gradients."""
         with torch.no_grad():
             return self.differentiable_loss(model, guide, *data, **kwargs).item()
 
     def loss_and_grads(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> float:
-        """The loss as a number; its gradients are added to the parameters (what SVI calls).
+        """Compute the loss and accumulate gradients; called by Pyro's SVI.
 
-        The numbers of `state` advance, and SVI is shown the parameters of `networks`.
+        Updates the objective's state and registers the parameters of `networks` with SVI.
         """
         for network in self.networks().values():
             register_parameters(network)
@@ -64,35 +64,36 @@ class Objective(PyroELBO):
         return loss.item()
 
     def check(self, model: Any, *data: Any) -> None:
-        """Raises a ValueError that names what is wrong with `data`, the arguments of the loss."""
+        """Raise a ValueError if `data` are not valid arguments of the loss."""
         check_model(model)
         model.check(*data)
 
     def prepare(self, model: Any, *data: Any) -> Self:
-        """The objective for this data set, after a check of the data; called once, by `fit`.
+        """Check the data and return the objective for this data set; called once by `fit`.
 
         Raises:
-            ValueError: the data are not what the model and the objective ask for.
+            ValueError: The data are not valid for the model and the objective.
         """
         self.check(model, *data)
         return self
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks of the objective that are trained with the model, in place, by name.
+        """Return the objective's own networks by name; most objectives have none.
 
-        Most have none. `fit` and Pyro's SVI train them, and `fit` saves them in its checkpoints.
+        `fit` and Pyro's SVI train them in place, and `fit` saves them in its checkpoints.
         """
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """The numbers of the objective that training changes, as they are at first: name -> scalar.
+        """Return initial values of the objective's mutable state, scalars by name.
 
-        Most have none. `fit` keeps them, reports them after every epoch and saves them.
+        Most objectives have none. `fit` carries the state, reports it after every epoch and saves
+        it.
         """
         return {}
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:
-        """The objective with these numbers in the place of those of `state()`."""
+        """Return the objective with this state in place of the initial one."""
         changed = copy.copy(self)
         changed._state = dict(state)
         return changed
@@ -100,11 +101,11 @@ class Objective(PyroELBO):
     def loss_and_state(
         self, model: Program, guide: Program, *data: Any, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`differentiable_loss`, and the numbers for the step after this one; `fit` calls it."""
+        """Compute `differentiable_loss` and the state for the next step; called by `fit`."""
         return self.differentiable_loss(model, guide, *data, **kwargs), {}
 
     def sums(self, *data: Any) -> Iterator[tuple[float, "Objective", Sequence[Any]]]:
-        """Split the loss of a batch into sums over data, which are divided among processes apart.
+        """Split the loss of a batch into sums over data, each divided among processes separately.
 
         Yields:
             The weight of a sum, the objective that computes it, and its data. The weighted losses
@@ -113,27 +114,27 @@ class Objective(PyroELBO):
         yield 1.0, self, data
 
     def at(self, epoch: int) -> Self:
-        """The objective in this epoch (the first is 1); `fit` calls it."""
+        """Return the objective of an epoch, from 1; called by `fit`."""
         return self
 
     def group_of(self, parameter: str) -> str:
-        """The group of a parameter of the model or the objective's networks, by its name."""
+        """Return the group of a parameter of the model or of the objective's networks."""
         return ""
 
     def turns(self) -> tuple[Turn, ...]:
-        """What is stepped on the way through each batch, in this order; asked before each epoch."""
+        """Return the updates to make for each batch, in order; called before each epoch."""
         return (Turn(),)
 
     def after_epoch(self, model: Any, *data: Any) -> dict[str, Tensor]:
-        """Those numbers of `state` that an epoch changes at its end; `fit` calls it."""
+        """Return the entries of `state` that change at the end of an epoch; called by `fit`."""
         return {}
 
     def for_evaluation(self) -> Self:
-        """What `mean_loss` and validation measure: without the weights that only training has."""
+        """Return the objective for evaluation, without training-only weights (beta, free bits)."""
         return self
 
     def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
-        """The indices of each batch of an epoch: a random order, cut into pieces."""
+        """Yield the indices of each batch of an epoch: a random order, split by batch size."""
         return iter(torch.randperm(len(data[0]), generator=generator).split(batch_size))
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
@@ -141,12 +142,12 @@ class Objective(PyroELBO):
 
 
 def check_objective(name: str, objective: Any) -> None:
-    """Raises a ValueError unless `objective` is one of this backend."""
+    """Check that `objective` is an objective of this backend."""
     check_type(name, objective, Objective, "a ppl_vae objective")
 
 
 class PyroObjective(Objective):
-    """One of Pyro's own ELBO classes where an `Objective` is asked for."""
+    """Adapter for Pyro's own ELBO classes."""
 
     def __init__(self, objective: PyroELBO) -> None:
         known = isinstance(objective, PyroELBO)

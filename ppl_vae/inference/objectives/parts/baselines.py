@@ -1,4 +1,4 @@
-"""What is taken from the signal of the score function, so that its gradient varies less."""
+"""Control variates (baselines) for score-function gradients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ppl_vae.inference.batch_sums import sum_of_batch
 from ppl_vae.inference.draws import Draws, Site, per_datum
-from ppl_vae.inference.objectives.parts.kl import same
+from ppl_vae.inference.objectives.parts.equality import same
 from ppl_vae.models.networks.layers import MLP, Network
 
 Baseline: TypeAlias = Literal["average"] | nn.Module | None
@@ -18,12 +18,12 @@ DECAY = 0.9
 
 
 class BaselineNet(Network):
-    """C(x) = w h(x) + b with an `MLP` h: a number for each datum, for `ELBO(baseline=...)`.
+    """Baseline network C(x) = w h(x) + b with an `MLP` h, for `ELBO(baseline=...)`.
 
     Args:
-        in_dims: Size of x, or the sizes of several inputs.
+        in_dims: Size of the input, or sizes of several inputs.
         hidden: Sizes of the hidden layers.
-        activation: Of the hidden layers.
+        activation: Activation of the hidden layers.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class BaselineNet(Network):
 
 @dataclass(frozen=True)
 class Centring:
-    """The baseline c + C(x) of a batch, and what is learned of it from the signal there.
+    """The baseline c + C(x) of a batch, and its updates from the learning signal.
 
-    A signal, of shape (K, N), is that of each particle and datum with its scale; c and C are what
-    is expected of it without, so that they do not depend on the size of batch and data set.
+    The signal of shape (K, N) includes the scale of each datum; c and C predict it without the
+    scale, so that they do not depend on the sizes of batch and data set.
 
     Attributes:
         average: c, a scalar; NaN before the first step.
         predicted: C(x), shape (N,), or 0 without a network.
-        scale: What a datum counts for, broadcasts against (K, N).
-        counted: 1 where a draw has a score and 0 where it is masked, broadcasts against (K, N).
+        scale: Scale of each datum, broadcasts against (K, N).
+        counted: 1 for draws that count and 0 for masked ones, broadcasts against (K, N).
     """
 
     average: Tensor
@@ -62,20 +62,20 @@ class Centring:
 
     @property
     def baseline(self) -> Tensor:
-        """What is taken from the signal."""
+        """The baseline to subtract from the signal."""
         return self.scale * self._expected()
 
     def error(self, signal: Tensor) -> Tensor:
-        """0, with the gradient of the squared signal that remains, summed over the data.
+        """Return 0 with the gradient of the squared residual, averaged over particles.
 
-        It is averaged over particles. The square itself, which is not reported, may overflow.
+        The squared residual itself is not reported and may overflow.
         """
         remains = (signal / self.scale - self._expected()).detach()
         change = self.predicted - self.predicted.detach()
         return -2 * (self.scale * self.counted * remains * change).mean(-2).sum()
 
     def next_average(self, signal: Tensor) -> Tensor:
-        """c for the step after this one; a masked datum does not move it."""
+        """Compute c for the next step; masked data do not contribute."""
         old = self.average
         total = sum_of_batch((self.scale * self.counted).expand_as(signal).sum())
         mean = sum_of_batch((self.counted * signal).sum()) / total
@@ -89,18 +89,18 @@ class Centring:
 def centring(
     draws: Draws, baseline: Any, average: Tensor, *data: Any, max_plate_nesting: int, **kwargs: Any
 ) -> Centring:
-    """The baseline of a batch.
+    """Compute the baseline of a batch.
 
     Args:
         draws: The draws for the batch.
         baseline: "average" or a network.
-        average: c.
-        data: Arguments of the programs, and of the network.
+        average: The moving average c.
+        data: Arguments of the programs and of the network.
         max_plate_nesting: Number of plate dimensions of the programs.
 
     Raises:
-        ValueError: no latent has a score, sites have scales of their own, or the network gives
-            something else than a number for each datum.
+        ValueError: No latent needs the score function, sites have different scales, or the network
+            does not return one number per datum.
     """
     scored = [site for site in draws.guide.values() if site.local and site.needs_score_function]
     if not scored:
@@ -128,7 +128,7 @@ def _predicted(value: Any, n: int) -> Tensor:
 
 
 def _scale(draws: Draws) -> float | Tensor:
-    """The scale of a datum, which is that of all of its sites."""
+    """Return the common scale of all sites of a datum."""
     latents = [site for site in draws.guide.values() if not site.observed]
     sites = [site for site in (*draws.model.values(), *latents) if site.local]
     first = sites[0]
@@ -142,7 +142,7 @@ def _scale(draws: Draws) -> float | Tensor:
 
 
 def _counted(scored: list[Site], max_plate_nesting: int) -> Tensor:
-    """1 where one of the sites is not masked, and 0 elsewhere."""
+    """Return 1 where one of the sites is not masked, and 0 elsewhere."""
     total = torch.zeros((), device=scored[0].log_prob.device)
     for site in scored:
         mask = torch.as_tensor(True if site.mask is None else site.mask).to(site.log_prob)
@@ -151,7 +151,7 @@ def _counted(scored: list[Site], max_plate_nesting: int) -> Tensor:
 
 
 def check_baseline(baseline: Any) -> None:
-    """Raises a ValueError unless `baseline` is what `ELBO` may be given."""
+    """Check that `baseline` is None, "average" or a network."""
     if baseline is None or isinstance(baseline, nn.Module):
         return
     if not (isinstance(baseline, str) and baseline == "average"):
@@ -161,14 +161,14 @@ def check_baseline(baseline: Any) -> None:
 
 
 def name_of(baseline: Any) -> str:
-    """What an error calls it."""
+    """Return the name of a baseline in error messages."""
     if isinstance(baseline, type):
         return f"the class {baseline.__name__}"
     return type(baseline).__name__ if isinstance(baseline, nn.Module) else repr(baseline)
 
 
 def description(baseline: Any) -> str | None:
-    """What tells a network from another one, in a line; of a `Network` its arguments do."""
+    """Describe a network in one line; a `Network` is described by its arguments."""
     if not isinstance(baseline, nn.Module) or isinstance(baseline, Network):
         return None
     return " ".join(repr(baseline).split())

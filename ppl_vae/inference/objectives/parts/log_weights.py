@@ -1,4 +1,4 @@
-"""What each particle weighs: log p(x, z) - log q(z | x), for K particles and N data."""
+"""Log importance weights log p(x, z) - log q(z | x), for K particles and N data."""
 
 from functools import reduce
 
@@ -7,16 +7,16 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from ppl_vae.inference.draws import Draws, Site
-from ppl_vae.inference.objectives.parts.kl import same
+from ppl_vae.inference.objectives.parts.equality import same
 
 
 def log_weights(draws: Draws) -> Tensor:
-    """log p(x, z_i) - log q(z_i | x) of each particle and datum without scales, shape (K, N).
+    """Compute log p(x, z_i) - log q(z_i | x) of each particle and datum, without scales, (K, N).
 
-    Over enumerated sites both are summed: their values are not drawn from the guide.
+    Enumerated sites are summed out of both: their values are not drawn from the guide.
 
     Raises:
-        ValueError: a site lies outside the data plate, or enumerated sites have masks of their own.
+        ValueError: A site lies outside the data plate, or enumerated sites have their own masks.
     """
     for site in (*draws.model.values(), *draws.guide.values()):
         if not site.local:
@@ -35,26 +35,29 @@ def log_weights(draws: Draws) -> Tensor:
     mask = enumerated[0].mask
     if not all(same(site.mask, mask) for site in (*draws.model.values(), *latents(draws))):
         raise ValueError("all sites should have one mask where one that is summed over has a mask")
-    # The mask once more: a masked datum's sum over C classes is log C, where it should be nothing.
+    # Masked again: the sum over C classes of a masked datum is log C, and should be 0.
     masked: Tensor = scale_and_mask(summed, mask=mask)
     return masked
 
 
 def latents(draws: Draws) -> list[Site]:
-    """The sites that the guide drew: neither given nor enumerated."""
+    """Return the sites that the guide drew: neither observed nor enumerated."""
     return [s for s in draws.guide.values() if not s.observed and s.enum_dim is None]
 
 
 def log_guide(draws: Draws) -> Tensor:
-    """log q(z_i | x) of each particle and datum, without scales, (K, N); 0 if nothing is drawn."""
+    """Compute log q(z_i | x) of each particle and datum, without scales, (K, N)."""
     return sum((site.log_prob for site in latents(draws)), start=torch.zeros(()))
 
 
 def scale_of(draws: Draws) -> Tensor:
-    """What the bound of each datum counts for: a scalar, or of shape (N,).
+    """Return the common scale of all sites, by which the bound of a datum is multiplied.
+
+    Returns:
+        A scalar, or shape (N,).
 
     Raises:
-        ValueError: sites have scales of their own, which no bound of several particles has.
+        ValueError: Sites have different scales, for which multi-sample bounds are not defined.
     """
     sites = [*draws.model.values(), *(s for s in draws.guide.values() if not s.observed)]
     first = sites[0]
@@ -73,10 +76,10 @@ def scale_of(draws: Draws) -> Tensor:
 
 
 def check_per_datum(draws: Draws) -> None:
-    """A bound of several particles exists for each datum, and trains all of the guide.
+    """Check that a multi-sample bound is defined for each datum and trains the whole guide.
 
     Raises:
-        ValueError: it does not, or not all.
+        ValueError: The guide enumerates a site, or draws none.
     """
     for site in draws.guide.values():
         if site.enum_dim is not None:
@@ -89,10 +92,10 @@ def check_per_datum(draws: Draws) -> None:
 
 
 def check_reparametrised(draws: Draws) -> None:
-    """Every draw of the guide is differentiable by what it was drawn from.
+    """Check that every draw of the guide is reparametrised.
 
     Raises:
-        ValueError: one is not.
+        ValueError: One is not.
     """
     for site in latents(draws):
         if site.needs_score_function:

@@ -1,4 +1,4 @@
-"""What the bounds of several particles share."""
+"""Base class of multi-sample bounds."""
 
 from abc import abstractmethod
 from typing import Any
@@ -17,12 +17,12 @@ from ppl_vae.shared.checks import check_whole
 
 
 class MultiSample(Objective):
-    """Minus a bound L(w_1, ..., w_K) of log p(x), w_i = p(x, z_i) / q(z_i | x), for each datum.
+    """Negative bound L(w_1, ..., w_K) of log p(x), w_i = p(x, z_i) / q(z_i | x), for each datum.
 
-    The bound is taken per datum and then summed; a scale (subsampling, `poutine.scale`) multiplies
-    the bound of a datum, not its log weights. Sites that only the model enumerates are summed out
-    of each w_i. Gradients are by reparametrisation; for latents that have none by the score
-    function, unbiased but of a large variance:
+    The bound is computed per datum and then summed; a scale (subsampling, `poutine.scale`)
+    multiplies the bound of a datum, not its log weights. Sites that only the model enumerates are
+    summed out of each w_i. Latents are reparametrised where possible; others have score-function
+    gradients, unbiased with a large variance:
 
         d L + sum_i s_i d log q(z_i | x),   with s_i = L                                   (1)
 
@@ -32,7 +32,7 @@ class MultiSample(Objective):
 
     Args:
         k: Number of particles K of a bound.
-        groups: Number of bounds, whose average is taken.
+        groups: Number of bounds to average over.
         max_plate_nesting: Number of plate dimensions of the programs.
     """
 
@@ -44,10 +44,10 @@ class MultiSample(Objective):
 
     @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
-        """The bound of each datum, (..., N), from log weights of shape (..., K, N)."""
+        """Compute the bound of each datum, (..., N), from log weights of shape (..., K, N)."""
 
     def signal(self, bound: Tensor, log_w: Tensor) -> Tensor:
-        """s_i: what the score of each particle counts for, (..., K or 1, N), from numbers alone."""
+        """Compute s_i, the factor of each particle's score, (..., K or 1, N), without gradients."""
         return bound.unsqueeze(-2)
 
     def differentiable_loss(
@@ -59,7 +59,7 @@ class MultiSample(Objective):
         return self.loss_of(draws)
 
     def loss_of(self, draws: Draws) -> Tensor:
-        """The loss of these draws, `num_particles` of them, with its gradient."""
+        """Compute the loss and its gradient from `num_particles` draws."""
         log_w = self._grouped(log_weights(draws))
         bound = self.bound(log_w)
         scored = [site.log_prob for site in latents(draws) if site.needs_score_function]
@@ -70,5 +70,5 @@ class MultiSample(Objective):
         return -(scale_of(draws) * bound.mean(0)).sum()
 
     def _grouped(self, value: Tensor) -> Tensor:
-        """(groups, K, N) of what has all particles in one dimension."""
+        """Split the dimension of the particles: (groups * K, N) -> (groups, K, N)."""
         return value.reshape(self.groups, self.k, -1)

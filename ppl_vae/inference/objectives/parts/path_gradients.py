@@ -1,4 +1,4 @@
-"""Gradients by the path of the draws, apart from those of the densities at fixed draws."""
+"""Pathwise gradients, separated from the gradients of the densities at fixed draws."""
 
 from abc import abstractmethod
 from typing import Any
@@ -13,12 +13,12 @@ from ppl_vae.inference.objectives.parts.log_weights import check_per_datum, log_
 
 
 class Paths(Messenger):
-    """A context for `draw` that cuts the guide's reparametrised draws from their parameters.
+    """A context for `draw` that detaches the guide's reparametrised draws from their parameters.
 
-    Log densities then depend on the draws z', and on parameters directly, but the draws on
-    nothing: a gradient by z' takes no account of how a density depends on its parameters, and one
-    by the parameters none of the path z = g(noise, parameters). With several latent sites the path
-    of one goes through the density and the draw of the next.
+    Log densities then depend on the detached draws z' and directly on parameters: gradients by z'
+    exclude the direct dependence on parameters, and gradients by parameters exclude the path
+    z = g(noise, parameters). With several latent sites the path of one site goes through the
+    density and the draw of the next.
     """
 
     def __init__(self) -> None:
@@ -35,13 +35,13 @@ class Paths(Messenger):
             msg["value"] = self.cut[msg["name"]] = msg["value"].detach().requires_grad_()
 
     def along(self, target: Tensor) -> Tensor:
-        """0, with the gradient of `target`, a scalar, along the paths alone."""
+        """Return 0 with the pathwise gradient of `target`, a scalar."""
         drawn, cut = list(self.drawn.values()), list(self.cut.values())
         if not cut:
             return torch.zeros_like(target)
         settings: dict[str, Any] = {"retain_graph": True, "materialize_grads": True}
         grads = list(torch.autograd.grad(target, cut, **settings))
-        for i in range(len(cut) - 1, 0, -1):  # the last site first: it depends on those before it
+        for i in range(len(cut) - 1, 0, -1):  # backwards, as a site depends on those before it
             if drawn[i].requires_grad:
                 through = torch.autograd.grad(drawn[i], cut[:i], grads[i], **settings)
                 grads[:i] = [a + b for a, b in zip(grads, through, strict=False)]
@@ -51,7 +51,7 @@ class Paths(Messenger):
 
 
 class PathObjective(Objective):
-    """A loss for each datum by several particles, whose gradient is put together of its parts.
+    """Multi-sample loss for each datum, with separate value and gradient estimators.
 
     Scales, sites that only the model enumerates, and what is refused are as in `MultiSample`.
 

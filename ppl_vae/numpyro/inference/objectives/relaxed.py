@@ -8,8 +8,9 @@ from jax import Array
 from numpyro.primitives import Messenger
 
 from ppl_vae.numpyro.inference.draws import Program, draw
-from ppl_vae.numpyro.inference.objectives.elbo import ELBO, elbo_of_globals, elbo_per_datum
+from ppl_vae.numpyro.inference.objectives.elbo import ELBO
 from ppl_vae.numpyro.inference.objectives.parts.base import Objective
+from ppl_vae.numpyro.inference.objectives.parts.elbo_terms import elbo_of_globals, elbo_per_datum
 from ppl_vae.numpyro.models.distributions.concrete import RELAXATIONS, kind_of, relax
 from ppl_vae.shared.checks import check_flag, check_positive
 from ppl_vae.shared.objectives.relaxed import (

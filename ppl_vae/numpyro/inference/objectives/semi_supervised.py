@@ -13,8 +13,8 @@ from numpyro import handlers
 
 from ppl_vae.data.labels import UNLABELLED
 from ppl_vae.numpyro.inference.draws import Draws, Program, draw
-from ppl_vae.numpyro.inference.objectives.elbo import elbo_per_datum
 from ppl_vae.numpyro.inference.objectives.parts.base import Objective, cut
+from ppl_vae.numpyro.inference.objectives.parts.elbo_terms import elbo_per_datum
 from ppl_vae.numpyro.models.base import check_model
 from ppl_vae.shared.checks import (
     as_numpy,

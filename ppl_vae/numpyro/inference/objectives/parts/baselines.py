@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ppl_vae.numpyro.inference.draws import Draws, Site, per_datum
-from ppl_vae.numpyro.inference.objectives.parts.kl import same
+from ppl_vae.numpyro.inference.objectives.parts.equality import same
 from ppl_vae.numpyro.models.networks.layers import MLP, Linear, Network
 
 Baseline: TypeAlias = Literal["average"] | eqx.Module | None

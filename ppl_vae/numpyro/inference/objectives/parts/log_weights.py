@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from numpyro.distributions.util import scale_and_mask
 
 from ppl_vae.numpyro.inference.draws import Draws, Site, unwrap
-from ppl_vae.numpyro.inference.objectives.parts.kl import same
+from ppl_vae.numpyro.inference.objectives.parts.equality import same
 
 
 def log_weights(draws: Draws) -> Array:
