@@ -212,7 +212,7 @@ WRONG: dict[str, tuple[Any, str]] = {
         "per site where units cannot be told apart, was per unit .*'z', a MultivariateNormal",
     ),
     "joint-prior": (loss_of(multivariate, whole_latent), "'z', a MultivariateNormal"),
-    "joint-analytic": (loss_of(multivariate, whole_latent, analytic_kl=True), "cannot be told"),
+    "joint-analytic": (loss_of(multivariate, whole_latent, analytic_kl=True), "units are not independent"),
     "discrete": (loss_of(TOY.model, TOY.guide), "not reparametrised.* site 'y'"),
     "scaled": (loss_of(*[poutine.scale(alone, scale=2.0)] * 2), "with a scale or a mask"),
     "enumerated": (loss_of(depends, alone), "prior depends on an enumerated site.* 'z'"),
