@@ -209,10 +209,13 @@ WRONG: dict[str, tuple[Any, str]] = {
     "class": (lambda: ELBO(free_bits=FreeBits), "free_bits should be at least 0"),  # type: ignore[arg-type]
     "joint": (
         loss_of(multivariate, multivariate),
-        "per site where units cannot be told apart, was per unit .*'z', a MultivariateNormal",
+        "per site where units are not independent, was per unit .*'z', a MultivariateNormal",
     ),
     "joint-prior": (loss_of(multivariate, whole_latent), "'z', a MultivariateNormal"),
-    "joint-analytic": (loss_of(multivariate, whole_latent, analytic_kl=True), "units are not independent"),
+    "joint-analytic": (
+        loss_of(multivariate, whole_latent, analytic_kl=True),
+        "units are not independent",
+    ),
     "discrete": (loss_of(TOY.model, TOY.guide), "not reparametrised.* site 'y'"),
     "scaled": (loss_of(*[poutine.scale(alone, scale=2.0)] * 2), "with a scale or a mask"),
     "enumerated": (loss_of(depends, alone), "prior depends on an enumerated site.* 'z'"),
