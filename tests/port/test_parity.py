@@ -41,6 +41,7 @@ def test_parity(case):
     assert_parity(*make_pair(case.model), *case.inputs(0), k=case.objective.arguments.get("k", 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NORMALISED, ids=lambda case: case.name)
 def test_parity_in_training(case):
     k = case.objective.arguments.get("k", 1)
