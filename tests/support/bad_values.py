@@ -69,6 +69,12 @@ NAMED: dict[str, list[Wrong]] = {
         (2.5, r"values and epochs should be sequences .*, were \(0.5,\) and 2.5"),
         ((0,), "each of epochs should be a whole number of at least 1, was 0"),
     ],
+    "evenly.path": [(X[0], r"path should have shape \(m, z_dim\), had \(6,\)")],
+    "path_along_graph.nodes": [(X[0], r"nodes should have shape \(n, z_dim\), had \(6,\)")],
+    **{
+        f"path_along_graph.{name}": [(X, rf"{name} should have shape \(6,\), had \(24, 6\)")]
+        for name in ("start", "end")
+    },
     "labelled_first": [(-1, "labelled_first should be a whole number of at least 0, was -1")],
 }
 """Wrong values by the name of the parameter, or of the function and the parameter."""
@@ -83,6 +89,7 @@ LEAST = {
     "repeats": 2,
     "adaptation": 2,
     "bins": 2,
+    "evenly.n": 2,
     "gaps.k": 2,
     "active_units.k": 2,
     "calibration.n": 100,
@@ -236,8 +243,10 @@ def _arguments(backend: Backend, name: str, thing: Any) -> dict[str, Any]:
         "objective": backend.inference.ELBO(),
         "objectives": [backend.inference.ELBO()],
         "observed": X > 0.5,
-        **dict.fromkeys(("data", "x", "test", "batch"), X),
+        **dict.fromkeys(("data", "x", "test", "batch", "nodes", "path"), X),
     }
+    if name == "path_along_graph":
+        known |= {"start": X[0], "end": X[1]}
     quiet = {"progress": False} if "progress" in parameters else {}
     if "model" in required:
         known["model"] = backend.part(CASE["vae"].model)
