@@ -5,10 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ppl_vae.shared.checks import check_seed, check_whole
-
-UNLABELLED = -1
-"""The label of an unlabelled image, scikit-learn's convention."""
+from ppl_vae.shared.checks import UNLABELLED, check_seed, check_whole
 
 
 def hide_labels(

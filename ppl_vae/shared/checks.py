@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+UNLABELLED = -1
+"""The label of an unlabelled datum, as in scikit-learn."""
+
 
 def as_numpy(value: Any) -> np.ndarray:
     """Return a numpy view of an array, a torch tensor on any device, or a jax array."""

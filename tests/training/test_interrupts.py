@@ -109,12 +109,17 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
             time.sleep(0.05)  # two that Python handles late are one
         return inner(trainer, *arguments)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "take_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            run("dynamic", out=tmp_path)
+    # A process that was started in the background ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "take_step", step)
+            with pytest.raises(KeyboardInterrupt):
+                run("dynamic", out=tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "checkpoint.safetensors").exists()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_who_types_gets_a_keyboard_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,26 +2,23 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from typing import Any, Self
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.data.labels import UNLABELLED
 from ppl_vae.inference.compilation.private_torch import FakeTensor
 from ppl_vae.inference.draws import Draws, Program, draw
 from ppl_vae.inference.objectives.parts.base import Objective
 from ppl_vae.inference.objectives.parts.elbo_terms import elbo_per_datum
 from ppl_vae.models.base import check_model
-from ppl_vae.shared.checks import (
-    as_numpy,
-    check_at_least,
-    check_flag,
-    check_labels,
-    check_lengths,
-    check_whole,
+from ppl_vae.shared.checks import UNLABELLED, as_numpy, check_lengths
+from ppl_vae.shared.objectives.semi_supervised import (
+    check_data,
+    check_settings,
+    check_sites,
+    prepared,
 )
 
 
@@ -74,19 +71,10 @@ class SemiSupervised(Objective):
         labelled_first: int | None = None,
     ) -> None:
         super().__init__(k, max_plate_nesting=max_plate_nesting)
-        check_at_least("alpha", alpha, 0)
-        check_flag("analytic_kl", analytic_kl)
-        check_whole("labelled_per_batch", labelled_per_batch, 1)
-        fraction: Any = labelled_fraction  # which may be anything
-        if fraction is not None and not (isinstance(fraction, Real) and 0 <= float(fraction) <= 1):
-            raise ValueError(f"labelled_fraction should lie in [0, 1], was {labelled_fraction!r}")
-        if labelled_first is not None:
-            check_whole("labelled_first", labelled_first, 0)
-        self.alpha = alpha
-        self.analytic_kl = analytic_kl
-        self.labelled_fraction = labelled_fraction
-        self.labelled_per_batch = labelled_per_batch
-        self.labelled_first = labelled_first
+        fractions = labelled_fraction, labelled_per_batch, labelled_first
+        check_settings(alpha, analytic_kl, *fractions)
+        self.alpha, self.analytic_kl = alpha, analytic_kl
+        self.labelled_fraction, self.labelled_per_batch, self.labelled_first = fractions
 
     def differentiable_loss(
         self, model: Program, guide: Program, *data: Any, **kwargs: Any
@@ -136,15 +124,7 @@ class SemiSupervised(Objective):
     def _draw(self, model: Program, guide: Program, *data: Any, **kwargs: Any) -> Draws:
         nesting = self.max_plate_nesting
         draws = draw(model, guide, *data, k=self.k, max_plate_nesting=nesting, **kwargs)
-        for sites in (draws.guide, draws.model):
-            if "y" not in sites:
-                raise ValueError(f"model and guide should have a site 'y', had {list(sites)}")
-            for site in sites.values():
-                if not site.local:
-                    raise ValueError(
-                        f"site {site.name!r} should lie in the data plate, but it belongs to all "
-                        "data"
-                    )
+        check_sites(draws)
         return draws
 
     def _bound(self, draws: Draws) -> Tensor:
@@ -154,35 +134,12 @@ class SemiSupervised(Objective):
 
     def check(self, model: Any, *data: Any) -> None:
         check_model(model)
-        check_lengths(*data)
-        if len(data) < 2:
-            raise ValueError("data should be those of the pair and then the labels y, had 1 array")
-        if not hasattr(model, "n_classes"):
-            raise ValueError(
-                f"model should have n_classes, the number of classes of its site 'y', "
-                f"which {type(model).__name__} has not"
-            )
-        *inputs, y = data
-        model.check(*inputs)
-        check_labels("y", y, model.n_classes, unlabelled=True)
+        check_data(model, *data)
 
     def prepare(self, model: Any, *data: Any) -> Self:
         self.check(model, *data)
-        labels = as_numpy(data[-1])
-        known = labels != UNLABELLED
-        missing = sorted(set(range(model.n_classes)) - set(labels[known].tolist()))
-        if missing:
-            raise ValueError(f"y should hold a label of every class, had none of {missing}")
-        prepared = copy.copy(self)
-        if self.labelled_fraction is None:
-            prepared.labelled_fraction = float(known.mean())
-        n_labelled = int(known.sum())
-        all_known = n_labelled == len(known)
-        prepared.labelled_first = n_labelled if all_known else self._labelled_size(n_labelled)
-        return prepared
-
-    def _labelled_size(self, n_labelled: int) -> int:
-        return min(self.labelled_per_batch, n_labelled)
+        objective: Self = prepared(self, model.n_classes, data[-1])
+        return objective
 
     def batches(self, batch_size: int, generator: torch.Generator, *data: Any) -> Iterator[Tensor]:
         """Yield batches of unlabelled data, each once per epoch, and of labelled data in turn."""
@@ -192,7 +149,7 @@ class SemiSupervised(Objective):
             yield from super().batches(batch_size, generator, *data)
             return
         order = unlabelled[torch.randperm(len(unlabelled), generator=generator)]
-        size = self._labelled_size(len(labelled))
+        size = min(self.labelled_per_batch, len(labelled))
         queue = labelled[:0]
         for batch in order.split(batch_size):
             if len(queue) < size:

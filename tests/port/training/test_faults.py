@@ -118,6 +118,7 @@ def test_it_stops_and_keeps_the_batch(fault, says, tmp_path):
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_without_a_folder_no_file_is_named():
     with pytest.raises(FloatingPointError) as raised:
         fit(Marked("gradient"), marked(11), **SETTINGS)
