@@ -1,4 +1,4 @@
-"""Pictures. Every function draws on `ax`, on a new figure without it, and returns it."""
+"""Plots. Every function draws on `ax`, by default on a new figure, and returns it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,21 +11,23 @@ from matplotlib.ticker import MaxNLocator
 from ppl_vae.shared.evaluation.calibration import Calibration
 from ppl_vae.shared.training.history import History
 
-FEW = 4
-"""So many curves leave room for their legend among them."""
+MAX_CURVES_WITH_INSIDE_LEGEND = 4
+"""With more curves the legend is drawn outside the axes."""
+MAX_COLOURED_UNITS = 4
+"""Latent units that get a colour of their own in `ranks`."""
 
 
 def curves(
     histories: Mapping[str, Sequence[History]], column: str = "loss", ax: Axes | None = None
 ) -> Axes:
-    """A column of the training history against the epoch.
+    """Plot a column of the training history against the epoch.
 
     Args:
         histories: Name -> the histories of its runs (thin lines; the thick one is their mean).
         column: Which number of the history.
         ax: Where to draw.
     """
-    ax = _axes(ax, (5.0 if len(histories) <= FEW else 7.0, 3.5))
+    ax = _axes(ax, (5.0 if len(histories) <= MAX_CURVES_WITH_INSIDE_LEGEND else 7.0, 3.5))
     for number, (name, runs) in enumerate(histories.items()):
         colour = f"C{number}"
         for run in runs:
@@ -35,7 +37,7 @@ def curves(
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel(column.replace("_", " "))
-    _legend(ax, beside=len(histories) > FEW)
+    _legend(ax, beside=len(histories) > MAX_CURVES_WITH_INSIDE_LEGEND)
     return ax
 
 
@@ -47,7 +49,7 @@ def image_grid(
     column_labels: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Grey-level images in rows and columns, black for 1.
+    """Plot grey-level images in rows and columns, black for 1.
 
     Args:
         rows: Pixels in [0, 1], shape (n_rows, n_columns, height * width).
@@ -67,7 +69,7 @@ def image_grid(
         )
     n_rows, n_columns = pixels.shape[:2]
     ax = _axes(ax, (0.5 * n_columns + 0.8, 0.5 * n_rows + 0.8))
-    # One white pixel around every image.
+    # A border of one white pixel around every image.
     framed = np.zeros((n_rows, n_columns, height + 1, width + 1))
     framed[:, :, :height, :width] = pixels.reshape(n_rows, n_columns, height, width)
     sheet = framed.transpose(0, 2, 1, 3).reshape(n_rows * (height + 1), n_columns * (width + 1))
@@ -82,7 +84,7 @@ def image_grid(
 
 
 def bars(groups: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> Axes:
-    """Bars side by side: one colour for each group, one place for each name.
+    """Plot grouped bars: one colour per group, one position per name.
 
     Args:
         groups: Name of a group -> name of a bar -> its height; groups need not have all the names.
@@ -103,7 +105,7 @@ def bars(groups: Mapping[str, Mapping[str, float]], ax: Axes | None = None) -> A
 def scatter(
     points: Mapping[str, Any], ax: Axes | None = None, *, colours: Sequence[str] | None = None
 ) -> Axes:
-    """Points of the plane in groups, each of one colour.
+    """Plot groups of points in the plane, one colour per group.
 
     Args:
         points: Name -> the points of the group, shape (n, 2).
@@ -125,7 +127,7 @@ def scatter(
 
 
 def ranks(calibration: Calibration, ax: Axes | None = None) -> Axes:
-    """How often ranks fall into each bin, for each latent unit, and what is expected of it.
+    """Plot histograms of the ranks of latent units, with the interval expected for uniform ranks.
 
     Units whose ranks are not uniform (`Calibration.uneven`) have colours and names, the four worst
     of them; others of these are black, and those that are uniform grey. 99 of 100 counts of a bin
@@ -135,7 +137,7 @@ def ranks(calibration: Calibration, ax: Axes | None = None) -> Axes:
         calibration: What `ppl_vae.inference.calibration` found.
         ax: Where to draw.
     """
-    from scipy.stats import binom  # of scikit-learn
+    from scipy.stats import binom  # scikit-learn depends on scipy
 
     ax = _axes(ax, (7.0, 3.5))
     n, bins = calibration.n, calibration.bins
@@ -150,10 +152,13 @@ def ranks(calibration: Calibration, ax: Axes | None = None) -> Axes:
     units.sort(key=lambda found: -float(((found[2] - n / bins) ** 2).sum()))
     uneven = [found for found in units if flags[found[0]][found[1]]]
     even = [found for found in units if not flags[found[0]][found[1]]]
-    for number, (name, unit, heights) in enumerate(uneven[:FEW]):
+    for number, (name, unit, heights) in enumerate(uneven[:MAX_COLOURED_UNITS]):
         strong: Any = {"linewidth": 2.0, "zorder": 3, "label": f"{name}, unit {unit}"}
         ax.plot(at, heights, color=f"C{number}", **strong)
-    rest = (uneven[FEW:], "0.0", "more not uniform"), (even, "0.6", "uniform")
+    rest = (
+        (uneven[MAX_COLOURED_UNITS:], "0.0", "more not uniform"),
+        (even, "0.6", "uniform"),
+    )
     for several, colour, text in rest:
         for number, (_, _, heights) in enumerate(several):
             label = None if number else f"{len(several)} {text}"
@@ -191,7 +196,7 @@ def comparison(
 
 
 def _legend(ax: Axes, beside: bool) -> None:
-    """A legend right of the axes, or where it covers least of what is drawn."""
+    """Draw the legend right of the axes, or where it covers least."""
     if beside:
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     else:

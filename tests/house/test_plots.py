@@ -34,11 +34,13 @@ def test_bars_stand_side_by_side_at_their_names() -> None:
     plt.close("all")
 
 
-@pytest.mark.parametrize("n", [plots.FEW, plots.FEW + 1])
+@pytest.mark.parametrize(
+    "n", [plots.MAX_CURVES_WITH_INSIDE_LEGEND, plots.MAX_CURVES_WITH_INSIDE_LEGEND + 1]
+)
 def test_a_legend_without_room_among_the_curves_stands_beside_them(n: int) -> None:
     history = History(None, [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.0}], None)
     ax = plots.curves({f"a model of a long name, {i}": [history] for i in range(n)})
-    assert (legend(ax).x0 >= ax.get_window_extent().x1) == (n > plots.FEW)
+    assert (legend(ax).x0 >= ax.get_window_extent().x1) == (n > plots.MAX_CURVES_WITH_INSIDE_LEGEND)
     plt.close("all")
 
 

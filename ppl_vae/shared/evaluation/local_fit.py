@@ -14,7 +14,7 @@ BLOCK = 100
 TOLERANCE = 1e-4
 """Smallest improvement of a block, in nats per datum."""
 LAYERS, HIDDEN, MAX_LOG_SCALE = 4, 32, 2.0
-"""Of the flow: number of layers, hidden units per layer, largest log scale of a layer."""
+"""Number of layers, hidden units per layer and largest log scale of a layer of the flow."""
 
 
 @dataclass(frozen=True)

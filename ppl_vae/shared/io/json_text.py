@@ -32,7 +32,7 @@ def parse(encoded: str) -> Any:
     """Parse JSON without NaN and without duplicate names in an object.
 
     Raises:
-        ValueError: The text is not such JSON.
+        ValueError: The text is not JSON of this kind.
     """
     try:
         return json.loads(encoded, object_pairs_hook=_unique, parse_constant=_constant)

@@ -19,7 +19,7 @@ class _PathGradient(PathObjective):
 
     @abstractmethod
     def weights(self, log_w: Array) -> tuple[Array, Array]:
-        """What dlog p(x, z_i) by parameters, and dlog w_i by z_i, count for: (K, N) each."""
+        """Compute weights of dlog p(x, z_i) by parameters and of dlog w_i by z_i, (K, N) each."""
 
     def surrogate(self, draws: Draws, log_w: Array, scale: Array, paths: Paths) -> Array:
         of_model, of_guide = self.weights(lax.stop_gradient(log_w))

@@ -72,7 +72,7 @@ class SemiSupervised(Objective):
         return n * total
 
     def _known(self, y: Any) -> npt.NDArray[np.bool_]:
-        """Which data are labelled: a mask with values, also where jit traces `y`."""
+        """Return a mask of the labelled data, with values also where jit traces `y`."""
         if not isinstance(y, jax.core.Tracer):
             return np.asarray(as_numpy(y) != UNLABELLED)
         if self.labelled_first is None:

@@ -11,6 +11,6 @@ def same(a: Any, b: Any) -> bool:
     arrays = [isinstance(value, jax.Array | np.ndarray) for value in (a, b)]
     if a is b or not any(arrays):
         return a is b or bool(a == b)
-    # What jit traces has no values to compare.
+    # Traced arrays have no values to compare.
     traced = any(isinstance(value, jax.core.Tracer) for value in (a, b))
     return all(arrays) and not traced and np.array_equal(a, b)
