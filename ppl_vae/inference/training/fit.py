@@ -78,13 +78,13 @@ def fit(
         batch_size: Batch size; the last batch of an epoch may be smaller.
         lr: Learning rate, or a schedule of it such as `ExponentialDecay(1e-3, 1e-4, epochs)`.
         optimizer: The optimizer: `Adam()`, `AdamW()`, `Adamax()` or `SGD()` of
-            `ppl_vae.shared.training.optimizers`.
+            `ppl_vae.inference`.
         clip_norm: Maximum norm of the gradient over all parameters that are updated together;
             larger gradients are scaled down to it.
         on_nan: Policy for a non-finite loss or gradient. "stop" raises an error. "skip" skips the
-            step, reports the number of skipped steps as "skipped", and raises if every step of an
-            epoch was skipped. "restore" warns and restarts the epoch from the state before it, with
-            new random numbers; after three restarts of one epoch it raises.
+            step, reports the number of skipped steps as "skipped", and raises if every batch of an
+            epoch had a skipped step. "restore" warns and restarts the epoch from the state before
+            it, with new random numbers; after three restarts of one epoch it raises.
         device: "auto" (a CUDA device if there is one), "cpu", "cuda" or a torch.device.
         compile: True for compiled steps (see `svi_step`), which take seconds to compile, False for
             eager ones, "auto" for compiled ones where that is possible and the run is long enough.
