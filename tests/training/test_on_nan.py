@@ -3,6 +3,7 @@
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from ppl_vae import fit
 from ppl_vae.inference import ELBO
 from ppl_vae.inference.training import step_graph
+from ppl_vae.inference.training.trainer import Stepping, Trainer
 from ppl_vae.models import Model, StandardNormal
 from ppl_vae.shared.io import safetensors_file
+from ppl_vae.shared.training.turns import Turn
 
 N, BAD = 24, 7
 
@@ -208,3 +211,19 @@ def test_a_run_that_stopped_goes_on_with_another_policy(tmp_path: Path) -> None:
         run(data(1), out=tmp_path, epochs=3, resume=True, on_nan="skip")
     _, history = run(x, out=tmp_path, epochs=3, resume=True, on_nan="skip")
     assert len(history.rows) == 3
+
+
+@pytest.mark.parametrize("at_fault", [0, 1, None])
+def test_a_batch_counts_only_if_every_turn_changed_something(at_fault: int | None) -> None:
+    trainer = Trainer.__new__(Trainer)
+    trainer.stepping = Stepping(on_nan="skip")
+    trainer.step = SimpleNamespace(skipped=torch.tensor(3))  # type: ignore[assignment]
+    turns = (Turn("guide"), Turn("model"))
+
+    def take_turn(turn: Turn, *_: Any) -> torch.Tensor:
+        trainer.step.skipped += int(at_fault is not None and turn == turns[at_fault])
+        return torch.tensor(1.0)
+
+    trainer._take_turn = take_turn  # type: ignore[method-assign]
+    loss = trainer._take_turns(turns, torch.arange(2), [], "epoch 1, batch 1 of 1")
+    assert bool(loss.isnan()) == (at_fault is not None)
